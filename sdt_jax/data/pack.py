@@ -1,0 +1,246 @@
+"""Reads the data packs of Speech2Gesture and Speech Drives Templates, as published.
+
+    <root>/<speaker>/processed_137.csv (or clips.csv)   one row per clip
+    <root>/<speaker>/<pose_fn>                          one npz per clip
+
+A clip is 64 frames of 137 keypoints at 15 fps (picture pixels) and the 16 kHz mono
+sound under them. Whatever is wrong with a pack is a `UserError` that names the file.
+"""
+
+import csv
+import hashlib
+import logging
+import os
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from sdt_jax import audio, pose
+from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
+
+CSV_NAMES = ("processed_137.csv", "clips.csv")
+SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
+"""The `dataset` column -> our split; rows labelled otherwise ("idle") are left out."""
+
+# Cutting at the frame rate of the video leaves published clips of 67,000 to 68,300
+# samples; outside of this share of 64 frames, sound and pose do not belong together.
+LENGTH_TOLERANCE = 0.05
+
+_POSE_SHAPE = (audio.CLIP_FRAMES, 3, len(kp.KEYPOINTS_137))
+
+_log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+  """A clip as the csv names it; `start` is -1 and `video` "" where it does not say."""
+
+  clip_id: str  # e.g. "oliver/clips/npz/chemistry-35-99"
+  path: pathlib.Path
+  start: int  # frames
+  video: str
+
+
+class Clip(NamedTuple):
+  """The content of a clip's npz.
+
+  Attributes:
+    audio: (68266,) float32, 16 kHz.
+    poses_px: (64, 2, 121) float32, pixels relative to the neck.
+    detected: (64, 121) bool.
+  """
+
+  audio: np.ndarray
+  poses_px: np.ndarray
+  detected: np.ndarray
+
+
+class Pack(NamedTuple):
+  """The index of a speaker's pack.
+
+  Attributes:
+    speaker: the name of its folder.
+    rows: split ("train", "dev") -> its rows, in the order of the csv.
+    fingerprint: changes when the csv, or the size or time of a clip's file does.
+  """
+
+  speaker: str
+  rows: dict[str, list[Row]]
+  fingerprint: str
+
+
+def read_index(root: str | os.PathLike, speaker: str) -> Pack:
+  """Reads the csv of a pack; the clips themselves are not opened.
+
+  Args:
+    root: the folder that holds the speakers' folders.
+    speaker: the name of the folder in it.
+
+  Raises:
+    UserError: the folder or the csv is missing, the csv cannot be read or lacks a
+      column, or it has no row of a split.
+  """
+  if not os.path.isdir(root):
+    raise UserError(
+      f"dataset.root={os.fspath(root)!r} is not a folder; it must hold <speaker>/*.csv"
+    )
+  csv_path = _find_csv(pathlib.Path(root), speaker)
+  rows: dict[str, list[Row]] = {"train": [], "dev": []}
+  left_out: dict[str, int] = {}
+  for line in _read_csv(csv_path):
+    label = (line["dataset"] or "").strip()
+    if label in SPLITS:
+      rows[SPLITS[label]].append(_parse_row(line, csv_path))
+    else:
+      left_out[label] = left_out.get(label, 0) + 1
+  for split, split_rows in rows.items():
+    if not split_rows:
+      raise UserError(
+        f"{csv_path}: no row has {split!r} in the column 'dataset'"
+        + (f"; found {', '.join(map(repr, left_out))}" if left_out else "")
+      )
+  if left_out:
+    _log.info("%s: rows left out by their label: %s", csv_path, left_out)
+  return Pack(speaker, rows, _fingerprint(csv_path, rows))
+
+
+def _find_csv(root: pathlib.Path, speaker: str) -> pathlib.Path:
+  # A name with a separator, or none at all, would lead out of the root.
+  is_name = speaker not in {"", ".", ".."} and pathlib.Path(speaker).name == speaker
+  if not is_name or not (root / speaker).is_dir():
+    packs = sorted(
+      {p.parent.name for name in CSV_NAMES for p in root.glob(f"*/{name}")}
+    )
+    raise UserError(
+      f"{root}: no speaker {speaker!r}; there are: {', '.join(packs) or 'none'}"
+    )
+  for name in CSV_NAMES:
+    if (root / speaker / name).is_file():
+      return root / speaker / name
+  raise UserError(f"{root / speaker}: has neither {' nor '.join(CSV_NAMES)}")
+
+
+def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as f:
+      reader = csv.DictReader(f)
+      missing = {"dataset", "pose_fn"} - set(reader.fieldnames or ())
+      if missing:
+        raise UserError(
+          f"{path}: column {', '.join(sorted(missing))} missing; "
+          f"found: {', '.join(reader.fieldnames or ()) or 'nothing'}"
+        )
+      return list(reader)
+  except (OSError, UnicodeDecodeError, csv.Error) as e:
+    raise UserError(f"{path}: cannot be read as csv ({e})") from e
+
+
+def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
+  folder = csv_path.parent
+  pose_fn = (line["pose_fn"] or "").strip()
+  if not pose_fn:
+    raise UserError(f"{csv_path}: a {line['dataset']} row has an empty pose_fn")
+  path = _find_clip(folder, pose_fn)
+  within = path.relative_to(folder) if path.is_relative_to(folder) else path
+  start = (line.get("start") or "").strip()
+  return Row(
+    clip_id=f"{folder.name}/{within.with_suffix('').as_posix().lstrip('/')}",
+    path=path,
+    start=int(start) if start.isdecimal() else -1,
+    video=(line.get("video_fn") or line.get("interval_id") or "").strip(),
+  )
+
+
+def _find_clip(folder: pathlib.Path, pose_fn: str) -> pathlib.Path:
+  """`pose_fn` may be absolute, or may begin with the speaker's name."""
+  paths = [folder / pose_fn, folder.parent / pose_fn]
+  return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _fingerprint(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> str:
+  digest = hashlib.sha256(csv_path.read_bytes())
+  for row in (row for split_rows in rows.values() for row in split_rows):
+    try:
+      stat = os.stat(row.path)
+      digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    except OSError:
+      digest.update(b"missing\n")
+  return digest.hexdigest()[:12]
+
+
+def read_clip(path: pathlib.Path, clip_id: str) -> Clip:
+  """Reads and checks one clip.
+
+  Raises:
+    UserError: the file is missing, no npz, or its arrays are not those of a clip.
+  """
+  arrays = _load_npz(path, clip_id)
+  keypoints = _checked_pose(arrays["pose"], clip_id)
+  return Clip(
+    audio=_checked_audio(arrays["audio"], clip_id),
+    poses_px=pose.from_keypoints_137(keypoints),
+    detected=detected_points(keypoints),
+  )
+
+
+def _load_npz(path: pathlib.Path, clip_id: str) -> dict[str, np.ndarray]:
+  """`pose` and `audio`, nothing else: `imgs` may be a pickle in published packs."""
+  try:
+    with zipfile.ZipFile(path):  # a lone array or a pickle is not for np.load
+      pass
+    with np.load(path, allow_pickle=False) as npz:
+      missing = {"pose", "audio"} - set(npz.files)
+      if missing:
+        raise UserError(
+          f"{clip_id}: {path} has no {' and no '.join(sorted(missing))}; "
+          f"found: {', '.join(npz.files) or 'nothing'}"
+        )
+      return {key: npz[key] for key in ("pose", "audio")}
+  except UserError:
+    raise
+  except FileNotFoundError as e:
+    raise UserError(f"{clip_id}: no file {path}") from e
+  except Exception as e:  # zipfile, zlib and NumPy have no common one for bad files
+    raise UserError(f"{clip_id}: {path} is not a readable npz ({e})") from e
+
+
+def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
+  if keypoints.shape != _POSE_SHAPE:
+    raise UserError(
+      f"{clip_id}: pose has shape {keypoints.shape}, expected {_POSE_SHAPE}"
+    )
+  if keypoints.dtype.kind not in "fiu":
+    raise UserError(f"{clip_id}: pose has type {keypoints.dtype}, expected float32")
+  if not np.isfinite(keypoints).all():
+    raise UserError(f"{clip_id}: pose has values that are not finite")
+  return keypoints.astype(np.float32)
+
+
+def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
+  expected = audio.num_samples(audio.CLIP_FRAMES)
+  if samples.ndim != 1 or abs(len(samples) / expected - 1) > LENGTH_TOLERANCE:
+    raise UserError(
+      f"{clip_id}: audio has shape {samples.shape}, expected about ({expected},): "
+      f"{audio.CLIP_FRAMES} frames of 16 kHz mono"
+    )
+  if samples.dtype.kind not in "fi":
+    raise UserError(
+      f"{clip_id}: audio has type {samples.dtype}, expected float or signed integers"
+    )
+  if not np.isfinite(samples).all():
+    raise UserError(f"{clip_id}: audio has values that are not finite")
+  full_scale = -np.iinfo(samples.dtype).min if samples.dtype.kind == "i" else 1
+  in_unit_range = (samples / full_scale).astype(np.float32)
+  return audio.fit_to_frames(in_unit_range, audio.CLIP_FRAMES)
+
+
+def detected_points(keypoints: np.ndarray) -> np.ndarray:
+  """(..., 3, 137) -> (..., 121) bool: with confidence, and not at the image origin.
+
+  Poses are relative to the neck, so without it nothing in the frame counts.
+  """
+  x, y, confidence = np.moveaxis(keypoints, -2, 0)
+  found = (confidence > 0) & ((x != 0) | (y != 0))
+  return found[..., kp.FROM_137] & found[..., kp.NECK_137, None]

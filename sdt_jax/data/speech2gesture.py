@@ -1,0 +1,108 @@
+"""TFDS builder of a speaker's data pack in the published layout (see `pack`)."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from sdt_jax.data import builder as clip_builder
+from sdt_jax.data import pack
+from sdt_jax.errors import UserError
+
+_CLIPS_PER_SHARD = 256  # 90 MB
+_READING_THREADS = 2  # inflating; more of them only fight over the interpreter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class PackConfig(tfds.core.BuilderConfig):
+  """The pack of one speaker; a pack that has changed is another data set."""
+
+  index: pack.Pack | None = None
+  skip_bad_clips: bool = False
+
+
+class Speech2Gesture(clip_builder.ClipBuilder):
+  """The clips of a pack, in the order of its csv."""
+
+  name = "speech2gesture"
+  builder_config: PackConfig
+
+  @property
+  def _pack(self) -> pack.Pack:
+    assert self.builder_config.index is not None
+    return self.builder_config.index
+
+  @property
+  def speaker(self) -> str:
+    return self._pack.speaker
+
+  def num_clips(self, split: str) -> int:
+    return len(self._pack.rows[split])
+
+  def shards(self, split: str) -> list[clip_builder.Shard]:
+    rows = self._pack.rows[split]
+    return [
+      functools.partial(self._read, rows[i : i + _CLIPS_PER_SHARD])
+      for i in range(0, len(rows), _CLIPS_PER_SHARD)
+    ]
+
+  def _read(self, rows: list[pack.Row]) -> Iterator[clip_builder.Example | None]:
+    with concurrent.futures.ThreadPoolExecutor(_READING_THREADS) as pool:
+      yield from pool.map(self._read_row, rows)
+
+  def _read_row(self, row: pack.Row) -> clip_builder.Example | None:
+    try:
+      clip = pack.read_clip(row.path, row.clip_id)
+    except UserError as e:
+      if not self.builder_config.skip_bad_clips:
+        raise UserError(f"{e}; dataset.skip_bad_clips=True leaves it out") from e
+      _log.info("left out: %s", e)
+      return None
+    return {
+      "audio": clip.audio,
+      "poses": clip.poses_px,
+      "detected": clip.detected,
+      "clip_id": row.clip_id,
+      "start": row.start,
+      "video": row.video,
+    }
+
+
+def prepare(
+  root: str | os.PathLike,
+  speaker: str,
+  data_dir: str | os.PathLike,
+  skip_bad_clips: bool = False,
+) -> clip_builder.Built:
+  """Builds the data set of a pack under `data_dir`, once, and opens it.
+
+  Args:
+    root: the folder that holds the speakers' folders.
+    speaker: the name of the folder in it.
+    data_dir: where the built data sets are kept.
+    skip_bad_clips: leave bad clips out, and count them, instead of stopping.
+
+  Raises:
+    UserError: the pack is not there or bad, or `data_dir` cannot be written.
+  """
+  index = pack.read_index(root, speaker)
+  bad_clips = "skip" if skip_bad_clips else "stop"
+  config = PackConfig(
+    name=clip_builder.folder_name(speaker, index.fingerprint, bad_clips),
+    index=index,
+    skip_bad_clips=skip_bad_clips,
+  )
+  return clip_builder.prepare(
+    functools.partial(
+      Speech2Gesture,
+      config=config,
+      data_dir=os.fspath(data_dir),
+      file_format="array_record",
+    )
+  )

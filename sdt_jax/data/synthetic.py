@@ -1,0 +1,142 @@
+"""TFDS builder of the embedded synthetic speaker (see `synthetic_speaker`)."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from sdt_jax import audio, pose
+from sdt_jax.data import builder as clip_builder
+from sdt_jax.data import pack, synthetic_speaker
+from sdt_jax.errors import UserError
+
+_VIDEO_FRAMES = 60 * audio.FPS
+# A pack has a clip every 5 frames; this stride covers three times the material.
+_STRIDE = 16
+_CLIPS_PER_VIDEO = (_VIDEO_FRAMES - audio.CLIP_FRAMES) // _STRIDE + 1
+
+
+@dataclasses.dataclass
+class SyntheticConfig(tfds.core.BuilderConfig):
+  """Which speaker, and how many clips of each split."""
+
+  speaker: str = ""
+  num_clips: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Synthetic(clip_builder.ClipBuilder):
+  """Clips of one-minute performances; no performance is in both splits.
+
+  Beside the features of every clip, what caused it: `mouth_opening` and `prominence`
+  (64,) float32, and `template` (64, D) float32, see `synthetic_speaker.Performance`.
+  """
+
+  name = "synthetic"
+  builder_config: SyntheticConfig
+
+  @property
+  def speaker(self) -> str:
+    return self.builder_config.speaker
+
+  def num_clips(self, split: str) -> int:
+    return self.builder_config.num_clips[split]
+
+  def shards(self, split: str) -> list[clip_builder.Shard]:
+    num_clips = self.num_clips(split)
+    return [
+      functools.partial(
+        _video_clips,
+        self.speaker,
+        seed=2 * i + clip_builder.SPLITS.index(split),
+        num_clips=min(_CLIPS_PER_VIDEO, num_clips - i * _CLIPS_PER_VIDEO),
+      )
+      for i in range(-(-num_clips // _CLIPS_PER_VIDEO))
+    ]
+
+  def extra_features(self) -> dict[str, Any]:
+    frames = audio.CLIP_FRAMES
+    return {
+      "template": clip_builder.tensor(
+        (frames, len(synthetic_speaker.TEMPLATE_NAMES)), np.float32
+      ),
+      "mouth_opening": clip_builder.tensor((frames,), np.float32),
+      "prominence": clip_builder.tensor((frames,), np.float32),
+    }
+
+
+def _video_clips(
+  speaker: str, seed: int, num_clips: int
+) -> Iterator[clip_builder.Example]:
+  """The first clips of the performance with this seed."""
+  num_frames = audio.CLIP_FRAMES + (num_clips - 1) * _STRIDE
+  video = synthetic_speaker.perform(
+    synthetic_speaker.make_speaker(speaker), seed, num_frames
+  )
+  poses_px = pose.from_keypoints_137(video.keypoints)
+  detected = pack.detected_points(video.keypoints)
+  for i in range(num_clips):
+    start = i * _STRIDE
+    frames = slice(start, start + audio.CLIP_FRAMES)
+    sound = video.audio[audio.num_samples(start) :]
+    yield {
+      "audio": audio.fit_to_frames(sound, audio.CLIP_FRAMES),
+      "poses": poses_px[frames],
+      "detected": detected[frames],
+      "clip_id": f"{speaker}/{seed}-{frames.start}-{frames.stop}",
+      "start": start,
+      "video": f"{speaker}/{seed}",
+      "template": video.template[frames],
+      "mouth_opening": video.mouth_opening[frames],
+      "prominence": video.prominence[frames],
+    }
+
+
+def prepare(
+  speaker: str, num_train_clips: int, num_dev_clips: int, data_dir: str | os.PathLike
+) -> clip_builder.Built:
+  """Makes the clips of a synthetic speaker under `data_dir`, once, and opens them.
+
+  Args:
+    speaker: any name; another name is another person.
+    num_train_clips: at least 1.
+    num_dev_clips: at least 1.
+    data_dir: where the built data sets are kept.
+
+  Raises:
+    UserError: no name, no clips, or `data_dir` cannot be written.
+  """
+  num_clips = {"train": num_train_clips, "dev": num_dev_clips}
+  for split, number in num_clips.items():
+    if number < 1:
+      raise UserError(f"dataset.num_{split}_clips={number}: at least one is needed")
+  if not speaker:
+    raise UserError("dataset.speaker='': give the synthetic speaker a name, any name")
+  config = SyntheticConfig(
+    name=clip_builder.folder_name(
+      speaker, _fingerprint(speaker), num_train_clips, num_dev_clips
+    ),
+    speaker=speaker,
+    num_clips=num_clips,
+  )
+  return clip_builder.prepare(
+    functools.partial(
+      Synthetic,
+      config=config,
+      data_dir=os.fspath(data_dir),
+      file_format="array_record",
+    )
+  )
+
+
+def _fingerprint(speaker: str) -> str:
+  """Changes with the speaker's name, and with the program that makes the speaker."""
+  sample = next(_video_clips(speaker, seed=0, num_clips=1))
+  digest = hashlib.sha256(speaker.encode())
+  for key in ("audio", "poses", "template"):
+    digest.update(sample[key].tobytes())
+  return digest.hexdigest()[:12]

@@ -1,0 +1,114 @@
+"""Runs a model over the clips of a split: every clip counts exactly once."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from sdt_jax import audio, pose
+from sdt_jax.data import pipeline
+from sdt_jax.evaluation import metrics
+from sdt_jax.training import parallel, pose2pose, voice2pose
+from sdt_jax.training.experiments import Experiment
+from sdt_jax.training.pose2pose import Pose2Pose
+from sdt_jax.training.train_state import TrainState
+
+Arrays = dict[str, np.ndarray]
+
+
+class Evaluator:
+  """Predicts clips and scores them, on all devices.
+
+  Args:
+    experiment: the model.
+    table: the statistics that its poses are normalised with.
+    hierarchical: the form of its poses.
+    batch_size: clips at a time; a multiple of the number of devices.
+    mode: see `parallel.map_clips`.
+  """
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    table: pose.PoseTable,
+    *,
+    hierarchical: bool,
+    batch_size: int,
+    mode: parallel.Mode = "jit",
+  ):
+    self._batch_size = batch_size
+    self._predict_and_score = parallel.map_clips(
+      functools.partial(_predict_and_score, experiment, table, hierarchical), mode
+    )
+
+  def scores(
+    self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
+  ) -> Arrays:
+    """Metric name -> (N,) of the N clips of the split.
+
+    Args:
+      state: the trained state.
+      split: the clips.
+      templates: (N, D) or (N, T, D), one for each clip; None for models without.
+    """
+    batches = pipeline.eval_batches(split, batch_size=self._batch_size)
+    return metrics.collect(self._scored(state, batches, templates))
+
+  def _scored(self, state, batches, templates) -> Iterator[tuple[Arrays, np.ndarray]]:
+    for batch in batches:
+      mask = batch.pop("mask")
+      outputs = self._run(state, batch, templates)
+      scores = {k: v for k, v in outputs.items() if v.ndim == 1}
+      yield parallel.fetch(scores), mask
+
+  def poses(
+    self,
+    state: TrainState,
+    split: pipeline.Split,
+    rows: Sequence[int],
+    templates: np.ndarray | None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true final poses (n, 64, 2, 121) of these rows, n <= batch size."""
+    padded = np.resize(np.asarray(rows), self._batch_size)
+    outputs = parallel.fetch(self._run(state, split.read(padded), templates))
+    return outputs["poses_px"][: len(rows)], outputs["truth_px"][: len(rows)]
+
+  def _run(self, state, batch: Arrays, templates: np.ndarray | None):
+    if templates is not None:
+      batch = batch | {"template": templates[batch["index"]]}
+    return self._predict_and_score(state, parallel.split(batch))
+
+
+def _predict_and_score(
+  experiment: Experiment,
+  table: pose.PoseTable,
+  hierarchical: bool,
+  state: TrainState,
+  batch: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """Per-device: metrics (b,), and final poses (b, 64, 2, 121), of a batch."""
+  truth = batch["poses"]
+  if isinstance(experiment, Pose2Pose):
+    mean, _ = pose2pose.encode(experiment, state, truth)
+    poses = pose2pose.decode(experiment, state, mean)
+  else:
+    mel = audio.mel_spectrogram(batch["audio"])
+    template = batch.get("template")
+    poses = voice2pose.predict(experiment, state, mel, template, truth.shape[1])
+  poses_px = pose.to_final(poses, table, hierarchical)
+  truth_px = pose.to_final(truth, table, hierarchical)
+  return metrics.per_clip(poses_px, truth_px) | {
+    "l1": metrics.l1_regression(poses, truth),
+    "poses_px": poses_px,
+    "truth_px": truth_px,
+  }
+
+
+def draw_templates(state: TrainState, num_clips: int, seed: int) -> np.ndarray | None:
+  """A random template of the bank for each of `num_clips` clips; None without bank."""
+  bank = state.templates()
+  if bank is None:
+    return None
+  rows = np.random.default_rng(seed).integers(len(bank), size=num_clips)
+  return np.asarray(bank)[rows]

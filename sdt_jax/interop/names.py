@@ -1,0 +1,134 @@
+"""The table between the parameter names of the original PyTorch code and ours.
+
+A network of the original is described by pairs of prefixes; under each lies either a
+block (convolution and norm) or a bare output convolution. PyTorch keeps a convolution
+kernel as (out, in, *spatial), Flax as (*spatial, in, out).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from sdt_jax.errors import UserError
+
+Path = tuple[str, ...]
+
+_BLOCK = {
+  "conv.weight": ("params", "conv", "kernel"),
+  "norm.weight": ("params", "norm", "scale"),
+  "norm.bias": ("params", "norm", "bias"),
+  "norm.running_mean": ("batch_stats", "norm", "mean"),
+  "norm.running_var": ("batch_stats", "norm", "var"),
+}
+_OUTPUT = {
+  "weight": ("params", "conv", "kernel"),
+  "bias": ("params", "conv", "bias"),
+}
+
+GENERATOR = {
+  **{
+    f"audio_encoder.specgram_encoder_2d.{stage}.{j}": f"audio_encoder/stage{stage}_{ab}"
+    for stage in range(4)
+    for j, ab in enumerate("ab")
+  },
+  **{f"unet.e{i}": f"unet/e{i}" for i in range(7)},
+  **{f"unet.d{i}": f"unet/d{i}" for i in range(1, 6)},
+  **{f"decoder.{i}": f"decoder_{i}" for i in range(4)},
+  "decoder.4": "output",
+}
+DISCRIMINATOR = {
+  **{f"seq.{i}": f"block{i}" for i in range(3)},
+  "seq.3": "output",
+}
+POSE_ENCODER = {f"blocks.{i}": f"block{i}" for i in range(7)}
+POSE_VAE = {
+  **{f"encoder.{torch}": f"encoder/{ours}" for torch, ours in POSE_ENCODER.items()},
+  **{f"decoder.d{i}": f"decoder/d{i}" for i in range(1, 6)},
+  **{f"decoder.blocks.{i}": f"decoder/block{i}" for i in range(4)},
+  "decoder.blocks.4": "decoder/output",
+}
+
+
+def _entries(network: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+  """Every (PyTorch name, our path) that `network` can have."""
+  for torch_prefix, our_prefix in network.items():
+    parts = tuple(our_prefix.split("/"))
+    leaves = _OUTPUT if parts[-1] == "output" else _BLOCK
+    for suffix, (collection, *rest) in leaves.items():
+      yield f"{torch_prefix}.{suffix}", (collection, *parts, *rest)
+
+
+def _is_kernel(path: Path) -> bool:
+  return path[-1] == "kernel"
+
+
+def to_flax(
+  state: Mapping[str, np.ndarray],
+  network: Mapping[str, str],
+  target: Mapping[str, Any],
+  prefix: str = "",
+) -> dict[str, Any]:
+  """Variables of a network from the original's state dict.
+
+  Args:
+    state: PyTorch name -> array; only names that begin with `prefix` are looked at.
+    network: one of the tables above.
+    target: variables of our network ("params" and perhaps "batch_stats") whose
+      leaves have the expected shapes.
+    prefix: of the network in `state`, such as "netG.".
+
+  Returns:
+    Variables like `target`, float32.
+
+  Raises:
+    UserError: names missing or left over on either side, or a shape that differs.
+  """
+  wanted = flax.traverse_util.flatten_dict(dict(target))
+  table = {prefix + name: path for name, path in _entries(network) if path in wanted}
+  ours = {
+    name
+    for name in state
+    if name.startswith(prefix) and not name.endswith("num_batches_tracked")
+  }
+  _require_none("the file lacks", set(table) - ours)
+  _require_none("the file has, but the network does not,", ours - set(table))
+  _require_none(
+    "the table does not name", {"/".join(p) for p in set(wanted) - set(table.values())}
+  )
+
+  variables = {}
+  for name, path in table.items():
+    array = np.asarray(state[name], np.float32)
+    if _is_kernel(path):
+      array = array.transpose(*range(2, array.ndim), 1, 0)
+    if array.shape != wanted[path].shape:
+      raise UserError(
+        f"{name}: shape {array.shape} as {'/'.join(path)}, "
+        f"expected {wanted[path].shape}; is the config that of this checkpoint?"
+      )
+    variables[path] = array
+  return flax.traverse_util.unflatten_dict(variables)
+
+
+def from_flax(
+  variables: Mapping[str, Any], network: Mapping[str, str], prefix: str = ""
+) -> dict[str, np.ndarray]:
+  """Inverse of `to_flax`: the original's names and layouts."""
+  flat = flax.traverse_util.flatten_dict(dict(variables))
+  state = {}
+  for name, path in _entries(network):
+    if path in flat:
+      array = np.asarray(flat[path])
+      if _is_kernel(path):
+        array = array.transpose(-1, -2, *range(array.ndim - 2))
+      state[prefix + name] = np.ascontiguousarray(array)
+  return state
+
+
+def _require_none(complaint: str, names: set[str]) -> None:
+  if names:
+    shown = ", ".join(sorted(names)[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    raise UserError(f"parameter names do not match: {complaint} {shown}{more}")

@@ -1,0 +1,23 @@
+"""Tells true from generated motion (the GAN of the S2G baseline)."""
+
+import flax.linen as nn
+import jax
+
+from sdt_jax.models import layers
+
+
+class MotionDiscriminator(nn.Module):
+  """Patch discriminator over time on frame differences, least-squares scores."""
+
+  channels: int = 256
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, motion: jax.Array, train: bool) -> jax.Array:
+    """(B, 63, 2, 121) differences of normalised poses -> (B, 15) scores over time."""
+    options = {"norm": "bn", "axis_name": self.axis_name}
+    x = motion.reshape(*motion.shape[:2], -1)
+    x = layers.down(self.channels, name="block0", **options)(x, train)
+    x = layers.down(2 * self.channels, name="block1", **options)(x, train)
+    x = layers.plain(4 * self.channels, name="block2", **options)(x, train)
+    return layers.OutputConv(1, kernel=3, padding=1, name="output")(x)[..., 0]

@@ -1,0 +1,154 @@
+"""The blocks that every network here is built of.
+
+Conventions: channels last; 2-D maps are (batch, mel, time, channels), 1-D sequences
+(batch, time, channels). Everything is float32.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+NormKind = Literal["bn", "in", "in_star"]
+
+_EPSILON = 1e-5
+_SLOPE = 0.2
+
+
+class BatchNorm(nn.Module):
+  """Batch norm as PyTorch computes it, over all devices of the axis.
+
+  The running variance is unbiased (Flax's own is biased); `momentum` is the weight of
+  the new batch, as in PyTorch. With `axis_name` the statistics are those of the global
+  batch (SyncBN).
+  """
+
+  momentum: float = 0.1
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    features = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (features,))
+    bias = self.param("bias", nn.initializers.zeros, (features,))
+    mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+    var = self.variable("batch_stats", "var", jnp.ones, (features,))
+    if not train:
+      return _affine(x, mean.value, var.value, scale, bias)
+
+    # While parameters are made there is no axis to average over.
+    axis = None if self.is_initializing() else self.axis_name
+    batch_mean = _mean(x, axis)
+    batch_var = _mean(jnp.square(x - batch_mean), axis)
+    if not self.is_initializing():
+      count = x.size // features * (jax.lax.axis_size(axis) if axis else 1)
+      unbiased = batch_var * (count / max(count - 1, 1))
+      mean.value += self.momentum * (batch_mean - mean.value)
+      var.value += self.momentum * (unbiased - var.value)
+    return _affine(x, batch_mean, batch_var, scale, bias)
+
+
+def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """Mean of each channel over everything else, here and on the other devices."""
+  local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+  return jax.lax.pmean(local, axis_name) if axis_name else local
+
+
+def _affine(x, mean, var, scale, bias):
+  return (x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias
+
+
+def instance_norm(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+  """Zero mean and unit (biased) variance over `axes` of each sample, no parameters."""
+  mean = jnp.mean(x, axis=axes, keepdims=True)
+  var = jnp.mean(jnp.square(x - mean), axis=axes, keepdims=True)
+  return (x - mean) * jax.lax.rsqrt(var + _EPSILON)
+
+
+class ConvBlock(nn.Module):
+  """Convolution without bias, norm, LeakyReLU 0.2.
+
+  Attributes:
+    features: channels out.
+    kernel: size of the kernel, one number for each spatial dimension.
+    stride: of all spatial dimensions.
+    padding: zeros on both sides of all spatial dimensions.
+    norm: "bn" batch norm; "in" instance norm over the spatial dimensions of each
+      channel; "in_star" the same in 2-D, but in 1-D over the channels at each time
+      step (IN* of the paper's Table 3).
+    axis_name: device axis that batch norm averages over.
+  """
+
+  features: int
+  kernel: Sequence[int]
+  stride: int = 1
+  padding: int = 1
+  norm: NormKind = "bn"
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    spatial = len(self.kernel)
+    x = nn.Conv(
+      self.features,
+      self.kernel,
+      strides=(self.stride,) * spatial,
+      padding=[(self.padding, self.padding)] * spatial,
+      use_bias=False,
+      kernel_init=nn.initializers.kaiming_normal(),
+      name="conv",
+    )(x)
+    if self.norm == "bn":
+      x = BatchNorm(axis_name=self.axis_name, name="norm")(x, train)
+    elif self.norm == "in_star" and spatial == 1:
+      x = instance_norm(x, axes=(-1,))
+    else:
+      x = instance_norm(x, axes=range(1, 1 + spatial))
+    return nn.leaky_relu(x, _SLOPE)
+
+
+def plain(features: int, **kwargs) -> ConvBlock:
+  """1-D block that keeps the length."""
+  return ConvBlock(features, kernel=(3,), **kwargs)
+
+
+def down(features: int, **kwargs) -> ConvBlock:
+  """1-D block that halves the length."""
+  return ConvBlock(features, kernel=(4,), stride=2, **kwargs)
+
+
+class OutputConv(nn.Module):
+  """The last layer of a network: a 1-D convolution with bias, PyTorch's default init.
+
+  PyTorch draws weight and bias uniformly from +-1 / sqrt(fan in).
+  """
+
+  features: int
+  kernel: int
+  padding: int = 0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    bound = (self.kernel * x.shape[-1]) ** -0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+      return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Conv(
+      self.features,
+      (self.kernel,),
+      padding=[(self.padding, self.padding)],
+      kernel_init=uniform,
+      bias_init=uniform,
+      name="conv",
+    )(x)
+
+
+def resize_linear(x: jax.Array, spatial: Sequence[int]) -> jax.Array:
+  """Linear resize to `spatial`: half-pixel centres, no antialiasing."""
+  shape = (x.shape[0], *spatial, x.shape[-1])
+  return jax.image.resize(
+    x, shape, "linear", antialias=False, precision=jax.lax.Precision.HIGHEST
+  )

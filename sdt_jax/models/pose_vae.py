@@ -1,0 +1,96 @@
+"""The pose VAE: a clip of poses <-> its template code."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdt_jax import keypoints as kp
+from sdt_jax.models import layers
+
+# The decoder starts from this many frames and doubles them five times.
+_SEED_FRAMES = 2
+_DOUBLINGS = 5
+
+
+class PoseEncoder(nn.Module):
+  """Clip of poses -> mean and log variance of its template."""
+
+  channels: int = 256
+  size: int = 32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, poses: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    """(B, T >= 32, 2, 121) normalised poses -> mean, log variance: (B, size) each."""
+    options = {"norm": "bn", "axis_name": self.axis_name}
+    x = poses.reshape(*poses.shape[:2], -1)
+    for i in range(2):
+      x = layers.plain(self.channels, name=f"block{i}", **options)(x, train)
+    for i in range(2, 6):
+      x = layers.down(self.channels, name=f"block{i}", **options)(x, train)
+    x = layers.down(2 * self.size, name="block6", **options)(x, train)
+    code = x[:, 0]
+    return code[:, 0::2], code[:, 1::2]
+
+
+class PoseDecoder(nn.Module):
+  """Template -> a clip of 64 frames."""
+
+  channels: int = 256
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, template: jax.Array, train: bool) -> jax.Array:
+    """(B, size) -> (B, 64, 2, 121) normalised poses."""
+    options = {"norm": "bn", "axis_name": self.axis_name}
+    x = jnp.repeat(template[:, None], _SEED_FRAMES, axis=1)
+    for i in range(_DOUBLINGS, 0, -1):
+      x = layers.resize_linear(x, (2 * x.shape[1],))
+      x = layers.plain(self.channels, name=f"d{i}", **options)(x, train)
+    for i in range(4):
+      x = layers.plain(self.channels, name=f"block{i}", **options)(x, train)
+    x = layers.OutputConv(2 * kp.NUM_KEYPOINTS, kernel=1, name="output")(x)
+    return x.reshape(*x.shape[:2], 2, kp.NUM_KEYPOINTS)
+
+
+class PoseVAE(nn.Module):
+  """Encoder and decoder; the template is drawn from the encoder's Gaussian.
+
+  Attributes:
+    channels: of all blocks but the encoder's last.
+    size: dimensions of the template.
+    axis_name: device axis that batch norm averages over.
+  """
+
+  channels: int = 256
+  size: int = 32
+  axis_name: str | None = None
+
+  def setup(self):
+    self.encoder = PoseEncoder(self.channels, self.size, self.axis_name)
+    self.decoder = PoseDecoder(self.channels, self.axis_name)
+
+  def __call__(
+    self, poses: jax.Array, noise: jax.Array, train: bool
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Encodes, draws, decodes.
+
+    Args:
+      poses: (B, 64, 2, 121) normalised.
+      noise: (B, size) standard normal, of the reparameterisation.
+      train: see `layers.BatchNorm`.
+
+    Returns:
+      poses (B, 64, 2, 121), mean (B, size), log variance (B, size).
+    """
+    mean, log_var = self.encoder(poses, train)
+    template = mean + noise * jnp.exp(0.5 * log_var)
+    return self.decoder(template, train), mean, log_var
+
+  def encode(self, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and log variance (B, size) by the running statistics."""
+    return self.encoder(poses, train=False)
+
+  def decode(self, template: jax.Array) -> jax.Array:
+    """(B, size) -> (B, 64, 2, 121) by the running statistics."""
+    return self.decoder(template, train=False)

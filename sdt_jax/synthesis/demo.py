@@ -1,0 +1,66 @@
+"""Sound files -> videos, poses and film strips."""
+
+import pathlib
+
+import numpy as np
+import tqdm
+
+from sdt_jax import audio, audio_file, files
+from sdt_jax.errors import UserError
+from sdt_jax.synthesis import render, templates, video
+from sdt_jax.synthesis.generate import GestureModel
+
+
+def render_files(
+  model: GestureModel,
+  sounds: list[pathlib.Path],
+  output_dir: pathlib.Path,
+  *,
+  template: str = "random",
+  num_samples: int = 1,
+  seed: int = 0,
+) -> list[pathlib.Path]:
+  """Renders every sound, `num_samples` times.
+
+  Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch` (1, T, 2, 121)
+  final poses, `template` (1, D)) and `<stem>.png` (every 8th frame); the stem gets a
+  number where there are several samples.
+
+  Returns:
+    The videos.
+
+  Raises:
+    UserError: a sound, the template or the output folder cannot be used.
+  """
+  if num_samples < 1:
+    raise UserError(f"--num_samples={num_samples}: give at least 1")
+  chosen = templates.choose(template, model.bank, num_samples, seed)
+  waves = {path: audio_file.load_audio(path) for path in sounds}
+  files.check_writable(output_dir, "--output_dir")
+  jobs = [(path, i) for path in sounds for i in range(num_samples)]
+  videos = []
+  for path, i in tqdm.tqdm(jobs, desc="rendering", unit="video"):
+    stem = path.stem if num_samples == 1 else f"{path.stem}_{i}"
+    used = chosen[i]
+    code = "random" if used is None else used.code
+    poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
+    videos.append(_write(output_dir / stem, poses_px, waves[path], used))
+  return videos
+
+
+def _write(
+  stem: pathlib.Path,
+  poses_px: np.ndarray,
+  sound: np.ndarray,
+  template: templates.Template | None,
+) -> pathlib.Path:
+  """Video, poses and film strip of one rendering; returns the video."""
+  arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
+  if template:
+    arrays["template"] = template.code[None]
+  mp4 = stem.with_name(stem.name + ".mp4")
+  video.write_video(mp4, render.pose_frames(poses_px), audio=sound)
+  with files.replacing(stem.with_name(stem.name + ".npz")) as temporary:
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+  render.write_png(stem.with_name(stem.name + ".png"), render.film_strip(poses_px))
+  return mp4

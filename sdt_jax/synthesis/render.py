@@ -1,0 +1,411 @@
+"""Final poses -> pictures. The only file that knows OpenCV.
+
+Conventions: `poses_px` (T, 2, 121) are final poses, pixels relative to the neck at the
+common size (shoulders about 316 px apart), y downwards. Pictures are (height, width, 3)
+uint8 RGB on white. Points that are NaN are left out, with the lines that meet there.
+Colours tell the sides: the person's right in warm, the left in cool ones.
+"""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from sdt_jax import audio as audio_lib
+from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
+from sdt_jax.speakers import COMMON_SHOULDER_WIDTH_PX
+
+Color = tuple[int, int, int]
+Size = tuple[int, int]  # width, height
+
+_WHITE = (255, 255, 255)
+_INK = (48, 54, 66)
+_SOFT_INK = (104, 112, 128)
+_FAINT = (216, 220, 227)
+_TRUNK = (92, 102, 120)
+_NECK_FILL = (234, 236, 240)
+_HEAD_FILL = (247, 244, 241)
+_LIPS = (216, 104, 104)
+_MOUTH = (84, 20, 30)
+_SIDES = ("right", "left")
+_ARM_COLOR = {"right": (232, 112, 44), "left": (36, 124, 200)}
+_PALM_FILL = {"right": (253, 228, 210), "left": (210, 231, 250)}
+_FINGER_COLORS = {  # thumb to little finger
+  "right": (
+    (150, 28, 64),
+    (200, 38, 58),
+    (230, 80, 44),
+    (240, 130, 34),
+    (244, 176, 44),
+  ),
+  "left": (
+    (58, 44, 150),
+    (44, 84, 190),
+    (28, 130, 206),
+    (18, 166, 198),
+    (36, 190, 160),
+  ),
+}
+
+# The points that chains are made of: a pose, and the neck, which is its origin.
+_POINT = {**kp.INDEX_121, "neck": kp.NUM_KEYPOINTS}
+
+
+def _index(names: Sequence[str]) -> np.ndarray:
+  return np.array([_POINT[name] for name in names])
+
+
+_RIGHT, _LEFT = (kp.ARM_CHAIN.index(f"{side}_shoulder") for side in _SIDES)
+_SHOULDERS = _index(kp.ARM_CHAIN[_RIGHT : _LEFT + 1])
+_ARM = {
+  "right": _index(kp.ARM_CHAIN[: _RIGHT + 1]),
+  "left": _index(kp.ARM_CHAIN[_LEFT:]),
+}
+_WRIST = {side: _index((f"{side}_wrist", f"{side}_hand_root")) for side in _SIDES}
+_FINGERS = {
+  side: [_index(chain) for chain in kp.finger_chains(side).values()] for side in _SIDES
+}
+_PALM = {  # root and first joint of each finger
+  side: np.array([fingers[0][0], *(finger[1] for finger in fingers)])
+  for side, fingers in _FINGERS.items()
+}
+_FACE = {name: _index(chain) for name, chain in kp.FACE_CHAINS.items()}
+_EYES = [_FACE["right_eye"], _FACE["left_eye"]]
+_BROWS = [_FACE["right_brow"], _FACE["left_brow"]]
+_NOSE = [_FACE["nose_bridge"], _FACE["nostrils"]]
+_PUPILS = _index(("face_68", "face_69"))
+_JAW = _FACE["jaw"]
+_CHIN = _JAW[len(_JAW) // 2]
+
+_SHIFT = 4  # OpenCV takes coordinates as integers, in 2 ** -_SHIFT pixels
+_FARTHEST_PX = 10_000.0  # is outside any picture, and within OpenCV's integers
+
+# Framing, in pixels at the common size.
+_NATURAL_HEIGHT = 720  # of the picture that final poses fill at scale 1
+_NECK_HEIGHT = 0.45  # share of the picture's height, from the top
+_MARGIN_PX = 28.0
+_CROWN_PX = 60.0  # from the brows to the top of the head
+_REACH_PX = 3 * COMMON_SHOULDER_WIDTH_PX  # no hand gets as far; points beyond are wild
+
+# Strips.
+_TILE_HEIGHT = 220
+_CAPTION_HEIGHT = 26
+_COLUMNS = 12
+_MAX_TILES = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pen:
+  """Draws chains of points. Widths and radii are given at the common size."""
+
+  canvas: np.ndarray
+  points: np.ndarray  # (N, 2) canvas pixels, may hold NaN
+  scale: float
+
+  def lines(self, chains: list[np.ndarray], color: Color, width: float) -> None:
+    """Chains of one colour, in one call; a chain is broken where a point is NaN."""
+    runs = [run for chain in chains for run in _finite_runs(self.points[chain])]
+    self._stroke(runs, False, color, width)
+
+  def fill(self, polygon: np.ndarray, color: Color) -> None:
+    """(n, 2) canvas pixels; nothing if one of them is NaN."""
+    if np.isfinite(polygon).all():
+      cv2.fillPoly(self.canvas, _fixed([polygon]), color, cv2.LINE_AA, _SHIFT)
+      # OpenCV rounds y of a filling to whole pixels; the outline smooths its steps.
+      self.outline(polygon, color, 1)
+
+  def outline(self, polygon: np.ndarray, color: Color, width: float) -> None:
+    """(n, 2) canvas pixels; nothing if one of them is NaN."""
+    if np.isfinite(polygon).all():
+      self._stroke([polygon], True, color, width)
+
+  def _stroke(
+    self, runs: list[np.ndarray], closed: bool, color: Color, width: float
+  ) -> None:
+    thickness = max(1, round(width * self.scale))
+    cv2.polylines(
+      self.canvas, _fixed(runs), closed, color, thickness, cv2.LINE_AA, _SHIFT
+    )
+
+  def dots(self, chain: np.ndarray, color: Color, radius: float) -> None:
+    points = self.points[chain]
+    size = round(max(radius * self.scale, 0.7) * 2**_SHIFT)
+    for x, y in _fixed([points[np.isfinite(points).all(1)]])[0].tolist():
+      cv2.circle(self.canvas, (x, y), size, color, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _finite_runs(points: np.ndarray) -> list[np.ndarray]:
+  """(n, 2) -> its stretches of at least two points without NaN."""
+  finite = np.isfinite(points).all(1)
+  if finite.all():
+    return [points]
+  stretches = np.split(points, np.flatnonzero(~finite))
+  runs = [run[np.isfinite(run).all(1)] for run in stretches]
+  return [run for run in runs if len(run) > 1]
+
+
+def _fixed(chains: list[np.ndarray]) -> list[np.ndarray]:
+  return [np.rint(chain * 2**_SHIFT).astype(np.int32) for chain in chains]
+
+
+def draw_pose(
+  canvas: np.ndarray,
+  pose_px: np.ndarray,
+  neck_px: Sequence[float] | np.ndarray,
+  scale: float = 1.0,
+) -> None:
+  """Draws one pose into a picture.
+
+  Args:
+    canvas: (height, width, 3) uint8, drawn into.
+    pose_px: (2, 121) final pose.
+    neck_px: x, y of the neck in the picture, to fractions of a pixel.
+    scale: picture pixels per pixel of the pose; line widths follow it.
+  """
+  points = np.zeros((kp.NUM_KEYPOINTS + 1, 2))
+  points[:-1] = pose_px.T
+  points[~np.isfinite(points)] = np.nan
+  points = points.clip(-_FARTHEST_PX, _FARTHEST_PX)
+  pen = _Pen(canvas, points * scale + np.asarray(neck_px), scale)
+  _draw_head(pen)
+  _draw_arms(pen)
+  _draw_face(pen)
+  for side in _SIDES:
+    _draw_hand(pen, side)
+
+
+def _draw_head(pen: _Pen) -> None:
+  """A hint of neck and skull behind everything else."""
+  head = _head_outline(pen.points)
+  pen.fill(_neck_outline(pen.points), _NECK_FILL)
+  pen.fill(head, _HEAD_FILL)
+  pen.outline(head, _FAINT, 2)
+
+
+def _neck_outline(points: np.ndarray) -> np.ndarray:
+  """From both sides of the chin down to the line of the shoulders."""
+  right, neck, left = points[_SHOULDERS]
+  foot = [neck + (left - neck) / 3, neck + (right - neck) / 3]
+  return np.array([points[_JAW[6]], points[_JAW[-7]], *foot])
+
+
+def _head_outline(points: np.ndarray) -> np.ndarray:
+  """The jaw, closed over the brows by half an ellipse."""
+  jaw = points[_JAW]
+  centre = (jaw[0] + jaw[-1]) / 2
+  across = jaw[-1] - centre
+  up = 0.85 * (centre - points[_CHIN])
+  angle = np.linspace(0, np.pi, 17)[1:-1, None]
+  return np.concatenate([jaw, centre + across * np.cos(angle) + up * np.sin(angle)])
+
+
+def _draw_arms(pen: _Pen) -> None:
+  pen.lines([_SHOULDERS], _TRUNK, 9)
+  for side in _SIDES:
+    pen.lines([_ARM[side]], _ARM_COLOR[side], 9)
+    pen.lines([_WRIST[side]], _ARM_COLOR[side], 6)
+    pen.dots(_ARM[side], _WHITE, 2.5)
+
+
+def _draw_face(pen: _Pen) -> None:
+  pen.lines([_JAW], _SOFT_INK, 3)
+  pen.lines(_NOSE, _SOFT_INK, 2)
+  pen.lines(_BROWS, _INK, 4)
+  for eye in _EYES:
+    pen.fill(pen.points[eye], _WHITE)
+  pen.dots(_PUPILS, _INK, 3.5)
+  pen.lines(_EYES, _INK, 2)
+  pen.fill(pen.points[_FACE["outer_lip"]], _LIPS)
+  pen.fill(pen.points[_FACE["inner_lip"]], _MOUTH)
+  pen.lines([_FACE["inner_lip"]], _MOUTH, 1)
+
+
+def _draw_hand(pen: _Pen, side: str) -> None:
+  pen.fill(pen.points[_PALM[side]], _PALM_FILL[side])
+  for finger, color in zip(_FINGERS[side], _FINGER_COLORS[side], strict=True):
+    pen.lines([finger], color, 4)
+
+
+def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Lowest and highest x, y that the poses reach, but for NaN and wild points.
+
+  Single points out of place are cut off as the outermost thousandth on each side.
+  """
+  points = np.moveaxis(poses_px, -2, 0).reshape(2, -1)
+  points = points[:, (np.abs(points) < _REACH_PX).all(0)]
+  if not points.size:
+    return np.zeros(2), np.zeros(2)
+  low = np.percentile(points, 0.1, axis=1, method="higher")
+  high = np.percentile(points, 99.9, axis=1, method="lower")
+  low, high = np.minimum(low, 0), np.maximum(high, 0)  # the neck is always there
+  return low - (0, _CROWN_PX), high
+
+
+def _framing(poses_px: np.ndarray, size: Size) -> tuple[np.ndarray, float]:
+  """Where the neck goes, and the scale: natural, or less if the motion needs room."""
+  neck = np.array([size[0] / 2, size[1] * _NECK_HEIGHT])
+  scale = size[1] / _NATURAL_HEIGHT
+  margin = _MARGIN_PX * scale
+  low, high = _extent(poses_px)
+  reach = np.concatenate([-low, high])
+  room = np.concatenate([neck, size - neck]) - margin
+  return neck, float(min(scale, *(room / np.maximum(reach, 1))))
+
+
+def pose_frames(poses_px: np.ndarray, size: Size = (1280, 720)) -> Iterator[np.ndarray]:
+  """Frames of a clip, one by one, with a framing that is constant over the clip.
+
+  Args:
+    poses_px: (T, 2, 121) final poses.
+    size: width and height of the pictures.
+
+  Yields:
+    (height, width, 3) uint8 RGB, each an array of its own.
+  """
+  neck, scale = _framing(poses_px, size)
+  background = _blank(size)
+  for pose_px in poses_px:
+    frame = background.copy()
+    draw_pose(frame, pose_px, neck, scale)
+    yield frame
+
+
+def side_by_side_frames(
+  poses_px: np.ndarray,
+  truth_px: np.ndarray,
+  labels: tuple[str, str] = ("prediction", "truth"),
+  size: Size = (1280, 720),
+) -> Iterator[np.ndarray]:
+  """Frames of two clips beside each other, at one scale, with their labels.
+
+  Args:
+    poses_px: (T, 2, 121) final poses, drawn on the left.
+    truth_px: (T, 2, 121) final poses, drawn on the right.
+    labels: of left and right.
+    size: width and height of the pictures, both panels together.
+
+  Yields:
+    (height, width, 3) uint8 RGB, each an array of its own.
+  """
+  half = size[0] // 2
+  neck, scale = _framing(np.stack([poses_px, truth_px]), (half, size[1]))
+  background = _blank(size)
+  background[:, half] = _FAINT
+  for x, label in zip((half // 2, half + half // 2), labels, strict=True):
+    _write(
+      background,
+      label,
+      (x, round(0.96 * size[1])),
+      0.9 * size[1] / _NATURAL_HEIGHT,
+      _INK,
+    )
+  for pose_px, true_px in zip(poses_px, truth_px, strict=True):
+    frame = background.copy()
+    draw_pose(frame[:, :half], pose_px, neck, scale)
+    draw_pose(frame[:, half + 1 :], true_px, neck, scale)
+    yield frame
+
+
+def _blank(size: Size) -> np.ndarray:
+  return np.full((size[1], size[0], 3), 255, np.uint8)
+
+
+def _write(canvas: np.ndarray, text: str, at: Size, size: float, color: Color) -> None:
+  """Text in one line, centred on x and standing on y = `at`."""
+  font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.5 * size))
+  (width, _), _ = cv2.getTextSize(text, font, size, thickness)
+  x, y = at
+  cv2.putText(
+    canvas, text, (x - width // 2, y), font, size, color, thickness, cv2.LINE_AA
+  )
+
+
+def film_strip(poses_px: np.ndarray, every: int = 8) -> np.ndarray:
+  """One picture of every so-manieth frame, each with its time, in rows of up to 12.
+
+  Args:
+    poses_px: (T, 2, 121) final poses.
+    every: frames from one tile to the next; doubled as often as it takes to keep very
+      long clips (over 5 minutes) to 600 tiles.
+
+  Returns:
+    (height, width, 3) uint8 RGB.
+  """
+  while len(poses_px) > every * _MAX_TILES:
+    every *= 2
+  frames = range(0, len(poses_px), every)
+  extent = _extent(poses_px)
+  tiles = [_tile(poses_px[i], i, extent) for i in frames]
+  rows = -(-len(tiles) // _COLUMNS)
+  columns = -(-len(tiles) // rows)
+  return np.concatenate(
+    [_row(tiles[i : i + columns], columns) for i in range(0, len(tiles), columns)]
+  )
+
+
+def motion_overview(
+  list_of_poses: Sequence[np.ndarray], labels: Sequence[str]
+) -> np.ndarray:
+  """Motions below one another for comparison, each a row of 12 tiles with its label.
+
+  Args:
+    list_of_poses: each (T, 2, 121) final poses; T may differ.
+    labels: one for each.
+
+  Returns:
+    (height, width, 3) uint8 RGB.
+  """
+  every = -(-max(map(len, list_of_poses)) // _COLUMNS)
+  extent = _extent(np.concatenate(list_of_poses))
+  blocks = []
+  for poses_px, label in zip(list_of_poses, labels, strict=True):
+    tiles = [_tile(poses_px[i], i, extent) for i in range(0, len(poses_px), every)]
+    row = _row(tiles, _COLUMNS)
+    title = _blank((row.shape[1], 44))
+    _write(title, label, (row.shape[1] // 2, 32), 0.8, _INK)
+    blocks += [title, row]
+  return np.concatenate(blocks)
+
+
+def _tile(
+  pose_px: np.ndarray, frame: int, extent: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+  """A small picture of one pose, cropped to the extent, over its time in seconds."""
+  low, high = extent[0] - _MARGIN_PX, extent[1] + _MARGIN_PX
+  scale = _TILE_HEIGHT / (high - low)[1]
+  width = round((high - low)[0] * scale)
+  fine = _blank((2 * width, 2 * _TILE_HEIGHT))  # thin lines keep their weight
+  draw_pose(fine, pose_px, -low * 2 * scale, 2 * scale)
+  picture = cv2.resize(fine, (width, _TILE_HEIGHT), interpolation=cv2.INTER_AREA)
+  caption = _blank((width, _CAPTION_HEIGHT))
+  time = f"{frame / audio_lib.FPS:.2f} s"
+  _write(caption, time, (width // 2, _CAPTION_HEIGHT - 9), 0.45, _SOFT_INK)
+  return np.concatenate([picture, caption])
+
+
+def _row(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+  """Tiles side by side, filled up with white to so many columns."""
+  missing = [np.full_like(tiles[0], 255)] * (columns - len(tiles))
+  return np.concatenate(tiles + missing, axis=1)
+
+
+def write_png(path: str | pathlib.Path, image: np.ndarray) -> None:
+  """Writes (height, width, 3) uint8 RGB; the file appears once it is complete.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  _, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+  try:
+    with tempfile.TemporaryDirectory(prefix=".png-", dir=path.parent) as folder:
+      unfinished = pathlib.Path(folder, "picture.png")
+      unfinished.write_bytes(data.tobytes())
+      os.replace(unfinished, path)
+  except OSError as e:
+    raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e

@@ -1,0 +1,144 @@
+"""From a config to an experiment and its data."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from sdt_jax import audio
+from sdt_jax.config import Config
+from sdt_jax.data import pipeline
+from sdt_jax.data.builder import Built
+from sdt_jax.errors import UserError
+from sdt_jax.models.discriminator import MotionDiscriminator
+from sdt_jax.models.generator import Generator
+from sdt_jax.models.pose_vae import PoseVAE
+from sdt_jax.training import pose2pose, voice2pose
+from sdt_jax.training.pose2pose import Pose2Pose
+from sdt_jax.training.train_state import TrainState
+from sdt_jax.training.voice2pose import AXIS, Voice2Pose
+
+Experiment = Voice2Pose | Pose2Pose
+
+_CHOICES = {
+  "experiment": ("voice2pose", "pose2pose"),
+  "parallel": ("jit", "pmap"),
+  "dataset.name": ("synthetic", "speech2gesture"),
+  "dataset.statistics": ("auto", "published", "pack"),
+  "generator.norm": ("bn", "in", "in_star"),
+  "template.kind": ("bp", "vae", "none"),
+}
+_POSITIVE = (
+  "batch_size",
+  "num_epochs",
+  "generator.channels",
+  "template.size",
+  "optimizer.learning_rate",
+  "template.learning_rate",
+  "log.every_steps",
+  "checkpoint.every_epochs",
+  "checkpoint.keep_latest",
+)
+
+
+def check(config: Config) -> None:
+  """Raises a UserError that names the first field with an impossible value."""
+  for name, choices in _CHOICES.items():
+    value = _field(config, name)
+    if value not in choices:
+      raise UserError(f"config.{name} is {value!r}; expected one of {choices}")
+  for name in _POSITIVE:
+    value = _field(config, name)
+    if value <= 0:
+      raise UserError(f"config.{name} is {value!r}; expected a positive number")
+
+
+def _field(config: Config, name: str) -> Any:
+  value: Any = config
+  for key in name.split("."):
+    value = value[key]
+  return value
+
+
+def build(config: Config, steps_per_epoch: int) -> Experiment:
+  """The experiment that `config` describes.
+
+  Args:
+    config: fields as in `configs/common.py`.
+    steps_per_epoch: turns the epochs of the learning rate's milestones into steps.
+  """
+  check(config)
+  adam = functools.partial(_adam, config, steps_per_epoch)
+  if config.experiment == "pose2pose":
+    return Pose2Pose(
+      vae=PoseVAE(config.generator.channels, config.template.size, axis_name=AXIS),
+      kl_weight=config.template.kl_weight,
+      optimizers={"vae": adam(config.optimizer.learning_rate)},
+      seed=config.seed,
+    )
+  shape: tuple[int, ...] = (config.template.size,)
+  if config.template.frame_wise:
+    shape = (audio.CLIP_FRAMES, *shape)
+  return Voice2Pose(
+    generator=Generator(
+      config.generator.channels,
+      tuple(config.generator.audio_channels),
+      config.generator.norm,
+      axis_name=AXIS,
+    ),
+    discriminator=_discriminator(config),
+    template=config.template.kind,
+    template_shape=shape,
+    kl_weight=config.template.kl_weight,
+    gan_weight=config.discriminator.weight,
+    optimizers={
+      "generator": adam(config.optimizer.learning_rate),
+      "templates": adam(config.template.learning_rate),
+      "discriminator": adam(config.discriminator.learning_rate),
+    },
+  )
+
+
+def _discriminator(config: Config) -> MotionDiscriminator | None:
+  if config.discriminator.weight == 0:
+    return None
+  return MotionDiscriminator(config.generator.channels, axis_name=AXIS)
+
+
+def _adam(config: Config, steps_per_epoch: int, learning_rate: float):
+  milestones = config.optimizer.milestones
+  schedule = optax.piecewise_constant_schedule(
+    learning_rate,
+    {epoch * steps_per_epoch: config.optimizer.decay for epoch in milestones},
+  )
+  return optax.adam(schedule, b1=config.optimizer.b1, b2=config.optimizer.b2)
+
+
+def build_data(config: Config) -> Built:
+  """The data set that `config` describes, built if it is not there yet."""
+  dataset = config.dataset
+  return pipeline.build(
+    dataset.name,
+    root=dataset.root,
+    speaker=dataset.speaker,
+    data_dir=dataset.data_dir,
+    num_train_clips=dataset.num_train_clips,
+    num_dev_clips=dataset.num_dev_clips,
+    skip_bad_clips=dataset.skip_bad_clips,
+  )
+
+
+def init(experiment: Experiment, seed: int, num_clips: int) -> TrainState:
+  """State before the first step, for `num_clips` training clips."""
+  module = pose2pose if isinstance(experiment, Pose2Pose) else voice2pose
+  return jax.jit(functools.partial(module.init, experiment, num_clips=num_clips))(
+    jax.random.key(seed)
+  )
+
+
+def train_step(experiment: Experiment) -> Callable:
+  """Per-device `(state, batch) -> (state, metrics)`."""
+  module = pose2pose if isinstance(experiment, Pose2Pose) else voice2pose
+  return functools.partial(module.train_step, experiment)

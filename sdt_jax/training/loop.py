@@ -1,0 +1,211 @@
+"""A training run from the data to the last checkpoint."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from sdt_jax import speakers, workdir
+from sdt_jax.config import Config
+from sdt_jax.data import pipeline
+from sdt_jax.errors import UserError
+from sdt_jax.evaluation.loop import Evaluator, draw_templates
+from sdt_jax.training import checkpoints, experiments, parallel, runs
+from sdt_jax.training.logs import RunLog
+from sdt_jax.training.train_state import TrainState
+
+
+class Sample(NamedTuple):
+  """A clip to look at: prediction beside truth.
+
+  Attributes:
+    name: such as "epoch0003_dev0".
+    poses_px, truth_px: (T, 2, 121) final poses.
+    audio: (samples,) 16 kHz.
+  """
+
+  name: str
+  poses_px: np.ndarray
+  truth_px: np.ndarray
+  audio: np.ndarray
+
+
+SampleWriter = Callable[[pathlib.Path, Sample], None]
+
+
+def train(
+  config: Config,
+  path: pathlib.Path,
+  write_sample: SampleWriter,
+  pretrained: str | None = None,
+) -> None:
+  """Trains; resumes the run in `path` if there is one.
+
+  Args:
+    config: fields as in `configs/common.py`.
+    path: the workdir.
+    write_sample: makes a video of a sample in the given folder.
+    pretrained: workdir of a run whose weights to start from.
+
+  Raises:
+    UserError: a field, the data or the workdir does not fit.
+  """
+  job = _prepare(config, path)
+  saved = checkpoints.Checkpoints(
+    path / workdir.CHECKPOINTS,
+    config.checkpoint.best_metric,
+    config.checkpoint.keep_latest,
+    config.checkpoint.keep_best,
+  )
+  state, start = _first_state(job, saved, pretrained)
+  train_step = parallel.map_step(
+    experiments.train_step(job.experiment), config.parallel
+  )
+  batches = pipeline.train_batches(
+    job.train,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    start_step=start,
+    num_threads=config.dataset.num_threads,
+  )
+  log = RunLog(
+    path,
+    start_step=start,
+    total_steps=job.total_steps,
+    steps_per_epoch=job.steps_per_epoch,
+    every_steps=config.log.every_steps,
+    batch_size=config.batch_size,
+  )
+  for step in range(start + 1, job.total_steps + 1):
+    state, metrics = train_step(state, parallel.split(next(batches)))
+    log.train_step(step, metrics)
+    epoch, is_end = divmod(step, job.steps_per_epoch)
+    if is_end == 0:
+      scores = _validate(job, state, log, step)
+      if epoch % config.checkpoint.every_epochs == 0 or step == job.total_steps:
+        saved.save(state, {"epoch": epoch, "num_clips": len(job.train)}, scores)
+      _write_samples(job, state, epoch, path / workdir.VIDEOS, write_sample)
+  saved.close()
+  log.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """What a run needs besides its state."""
+
+  config: Config
+  speaker: speakers.Speaker
+  train: pipeline.Split
+  dev: pipeline.Split
+  experiment: experiments.Experiment
+  evaluator: Evaluator
+  steps_per_epoch: int
+  total_steps: int
+
+
+def _prepare(config: Config, path: pathlib.Path) -> _Job:
+  """Checks everything that can be wrong before the first step, and opens the data."""
+  experiments.check(config)
+  parallel.check_batch_size(config.batch_size)
+  resumed = checkpoints.exists(path / workdir.CHECKPOINTS)
+  if resumed:
+    workdir.check_same(path, config)
+  built = experiments.build_data(config)
+  speaker = (
+    workdir.read_speaker(path)
+    if resumed
+    else pipeline.speaker_statistics(built, config.dataset.statistics)
+  )
+  train, dev = (
+    pipeline.open_split(
+      built.sources[split],
+      speaker,
+      hierarchical=config.pose.hierarchical,
+      cache_gb=config.dataset.cache_gb,
+    )
+    for split in ("train", "dev")
+  )
+  if config.batch_size > len(train):
+    raise UserError(
+      f"config.batch_size {config.batch_size} is larger than the train split of "
+      f"{len(train)} clips; give a smaller one"
+    )
+  workdir.create(path, config, speaker, [train.clip_id(i) for i in range(len(train))])
+  steps_per_epoch = len(train) // config.batch_size
+  experiment = experiments.build(config, steps_per_epoch)
+  evaluator = Evaluator(
+    experiment,
+    speaker.table(config.pose.hierarchical),
+    hierarchical=config.pose.hierarchical,
+    batch_size=config.batch_size,
+    mode=config.parallel,
+  )
+  return _Job(
+    config,
+    speaker,
+    train,
+    dev,
+    experiment,
+    evaluator,
+    steps_per_epoch,
+    config.num_epochs * steps_per_epoch,
+  )
+
+
+def _first_state(
+  job: _Job, saved: checkpoints.Checkpoints, pretrained: str | None
+) -> tuple[TrainState, int]:
+  """The state to go on from, and how many steps it has done."""
+  state = experiments.init(job.experiment, job.config.seed, len(job.train))
+  step = saved.latest_step()
+  if step is not None:
+    if saved.meta(step)["num_clips"] != len(job.train):
+      raise UserError(
+        f"the train split has {len(job.train)} clips, that of the run to resume had "
+        f"{saved.meta(step)['num_clips']}; restore the data or give another --workdir"
+      )
+    return saved.restore(step, parallel.replicate(state)), step
+  if pretrained:
+    state = runs.take_weights(state, pretrained, job.config.pretrained_partial)
+  return parallel.replicate(state), 0
+
+
+def _validate(job: _Job, state: TrainState, log: RunLog, step: int) -> dict[str, float]:
+  """Mean scores of the dev split, logged."""
+  templates = draw_templates(state, len(job.dev), job.config.seed)
+  scores = job.evaluator.scores(state, job.dev, templates)
+  means = {name: float(np.mean(values)) for name, values in scores.items()}
+  log.write(step, "dev", means)
+  return means
+
+
+def _write_samples(
+  job: _Job, state: TrainState, epoch: int, folder: pathlib.Path, write: SampleWriter
+) -> None:
+  """Videos of the first clips of both splits, at the epochs that the config names."""
+  every = job.config.log.video_every_epochs
+  if not every or epoch % every:
+    return
+  bank = state.templates()
+  wanted = (
+    ("train", job.train, job.config.log.train_videos, bank),
+    (
+      "dev",
+      job.dev,
+      job.config.log.dev_videos,
+      draw_templates(state, len(job.dev), job.config.seed),
+    ),
+  )
+  for split_name, split, count, templates in wanted:
+    rows = range(min(count, len(split), job.config.batch_size))
+    if not rows:
+      continue
+    if templates is not None:
+      templates = np.asarray(templates)
+    poses_px, truth_px = job.evaluator.poses(state, split, rows, templates)
+    sound = split.read(np.array(rows))["audio"]
+    for i in rows:
+      name = f"epoch{epoch:04d}_{split_name}{i}"
+      write(folder, Sample(name, poses_px[i], truth_px[i], sound[i]))

@@ -1,0 +1,43 @@
+"""Loss terms, raw: weights meet them in the training step.
+
+Each is a mean over the clips of this device; the step averages over devices, except
+for `template_kl`, which needs the templates of the whole batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def l1(poses_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
+  """Mean absolute error of normalised poses."""
+  return jnp.mean(jnp.abs(poses_norm - truth_norm))
+
+
+def template_kl(templates: jax.Array) -> jax.Array:
+  """KL divergence of the batch of templates to N(0, I) (paper, eq. 4).
+
+  A Gaussian is fitted to each dimension (unbiased variance); the mean over dimensions
+  of 0.5 (-log var + mean^2 + var - 1). Zero, with zero gradient, while any variance is
+  exactly zero: learnt templates all start from the origin.
+
+  Args:
+    templates: (B, D) of the whole batch, or (B, T, D), whose frames count as samples.
+  """
+  templates = templates.reshape(-1, templates.shape[-1])
+  mean = jnp.mean(templates, axis=0)
+  var = jnp.var(templates, axis=0, ddof=1)
+  degenerate = jnp.any(var == 0)
+  # The inner `where` keeps log(0) out of the gradient, too.
+  safe_var = jnp.where(degenerate, 1.0, var)
+  kl = 0.5 * jnp.mean(-jnp.log(safe_var) + jnp.square(mean) + safe_var - 1)
+  return jnp.where(degenerate, 0.0, kl)
+
+
+def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+  """KL of N(mean, exp(log_var)) to N(0, I), mean over batch and dimensions."""
+  return 0.5 * jnp.mean(jnp.exp(log_var) + jnp.square(mean) - 1 - log_var)
+
+
+def least_squares(score: jax.Array, target: float) -> jax.Array:
+  """Least-squares GAN: mean of (score - target)^2 over clips and time."""
+  return jnp.mean(jnp.square(score - target))

@@ -1,0 +1,108 @@
+"""Opens what a training run left in its workdir."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+
+from sdt_jax import speakers, workdir
+from sdt_jax.config import Config
+from sdt_jax.errors import UserError
+from sdt_jax.training import experiments, parallel
+from sdt_jax.training.checkpoints import Checkpoints
+from sdt_jax.training.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained model with what belongs to it.
+
+  Attributes:
+    config: as it was trained.
+    speaker: the statistics that it normalises with.
+    experiment: the networks.
+    state: restored from the checkpoint, on every device.
+    step: of the checkpoint.
+    epoch: of the checkpoint.
+  """
+
+  config: Config
+  speaker: speakers.Speaker
+  experiment: experiments.Experiment
+  state: TrainState
+  step: int
+  epoch: int
+
+
+def load(path: str | pathlib.Path, step: str = "latest") -> Run:
+  """Opens a run.
+
+  Args:
+    path: its workdir.
+    step: "latest", "best" or the number of a step.
+
+  Raises:
+    UserError: the folder is not a workdir, or there is no such checkpoint.
+  """
+  path = pathlib.Path(path)
+  config = workdir.read_config(path)
+  speaker = workdir.read_speaker(path)
+  try:
+    experiment = experiments.build(config, steps_per_epoch=1)
+  except (AttributeError, KeyError) as e:
+    raise UserError(f"{path / workdir.CONFIG}: lacks a field ({e})") from e
+  checkpoints = Checkpoints(
+    path / workdir.CHECKPOINTS, config.checkpoint.best_metric, read_only=True
+  )
+  found = checkpoints.find(step)
+  meta = checkpoints.meta(found)
+  like = experiments.init(experiment, config.seed, meta["num_clips"])
+  state = checkpoints.restore(found, parallel.replicate(like))
+  checkpoints.close()
+  return Run(config, speaker, experiment, state, found, meta["epoch"])
+
+
+def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
+  """`state` with the networks of the run in `path`, but not its optimisers.
+
+  Learnt templates come along where both have as many clips.
+
+  Args:
+    state: before the first step.
+    path: workdir of the pretrained run.
+    partial: networks that only one of the two has are left as they are.
+
+  Raises:
+    UserError: the networks are not the same, or have other shapes.
+  """
+  source = load(path).state
+  ours, theirs = set(state.batch_stats), set(source.batch_stats)
+  if ours != theirs and not partial:
+    raise UserError(
+      f"--pretrained={path}: lacks {sorted(ours - theirs)}, has besides "
+      f"{sorted(theirs - ours)}; --config.pretrained_partial=True takes what is common"
+    )
+  params, batch_stats = dict(state.params), dict(state.batch_stats)
+  for name in sorted(ours & theirs):
+    _check_shapes(state.network(name), source.network(name), f"{path}: {name}")
+    params[name], batch_stats[name] = source.params[name], source.batch_stats[name]
+  mine, other = state.params.get("templates"), source.params.get("templates")
+  if mine is not None and other is not None and mine.shape == other.shape:
+    params["templates"] = other
+  return state.replace(params=params, batch_stats=batch_stats)
+
+
+def _check_shapes(ours, theirs, what: str) -> None:
+  def shapes(variables: Any) -> dict[str, tuple[int, ...]]:
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
+    return {name: array.shape for name, array in flat.items()}
+
+  a, b = shapes(ours), shapes(theirs)
+  differ = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+  if differ:
+    name = differ[0]
+    raise UserError(
+      f"--pretrained={what}/{name} has shape {b.get(name)}, expected {a.get(name)} "
+      f"({len(differ)} differ); give the same generator fields"
+    )

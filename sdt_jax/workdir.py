@@ -1,0 +1,125 @@
+"""What a run leaves in its folder, and how it is read back.
+
+config.json     every field of the config
+speaker.json    the speaker's pose statistics that the run normalises with
+clips.txt       the training clips; line i names the clip of template i
+metrics.jsonl   one JSON object for each logged step
+checkpoints/    Orbax
+videos/         sample videos
+events.*        TensorBoard
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from sdt_jax import files, speakers
+from sdt_jax.config import Config
+from sdt_jax.errors import UserError
+
+CONFIG, SPEAKER, CLIPS, METRICS = (
+  "config.json",
+  "speaker.json",
+  "clips.txt",
+  "metrics.jsonl",
+)
+CHECKPOINTS, VIDEOS = "checkpoints", "videos"
+
+# Fields that say how long or with what a run goes on, not what it is.
+_MAY_CHANGE = (
+  "num_epochs",
+  "parallel",
+  "dataset.root",
+  "dataset.data_dir",
+  "dataset.cache_gb",
+  "dataset.num_threads",
+  "log",
+  "checkpoint",
+)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file as a whole; see `files.replacing`."""
+  with files.replacing(path) as temporary:
+    temporary.write_text(text)
+
+
+def create(
+  path: pathlib.Path,
+  config: Config,
+  speaker: speakers.Speaker,
+  clip_ids: list[str],
+) -> None:
+  """Writes what describes a run. A run that is resumed keeps its own speaker."""
+  write_text(path / CLIPS, "".join(f"{clip}\n" for clip in clip_ids))
+  tables = {"name": speaker.name, "tables": speakers.to_json(speaker)}
+  write_text(path / SPEAKER, json.dumps(tables))
+  write_text(path / CONFIG, config.to_json_best_effort(indent=2) + "\n")
+
+
+def read_config(path: pathlib.Path) -> Config:
+  """The config of a run.
+
+  Raises:
+    UserError: the folder or the file is missing, or it is not a config.
+  """
+  if not path.is_dir():
+    raise UserError(f"{path}: no such folder; give the workdir of a training run")
+  fields = _read_json(path / CONFIG)
+  if not isinstance(fields, dict):
+    raise UserError(f"{path / CONFIG}: not the config of a training run")
+  return ml_collections.ConfigDict(fields)
+
+
+def read_speaker(path: pathlib.Path) -> speakers.Speaker:
+  """The statistics that a run normalises with.
+
+  Raises:
+    UserError: the file is missing or broken.
+  """
+  content = _read_json(path / SPEAKER)
+  if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+    raise UserError(f"{path / SPEAKER}: not the statistics of a speaker")
+  return speakers.from_json(content["name"], content.get("tables"), str(path / SPEAKER))
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(
+      f"{path}: missing; is {path.parent} the workdir of a training run?"
+    ) from None
+  except (OSError, ValueError) as e:
+    raise UserError(f"{path}: cannot be read ({e})") from e
+
+
+def check_same(path: pathlib.Path, config: Config) -> None:
+  """Raises a UserError that lists what differs from the config of the run in `path`."""
+  old, new = _flatten(read_config(path)), _flatten(json.loads(config.to_json()))
+  changed = [
+    f"{name} ({old.get(name)!r} -> {new.get(name)!r})"
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name) and not _may_change(name)
+  ]
+  if changed:
+    raise UserError(
+      f"{path} holds a run with another config: {', '.join(changed)}; "
+      "give the same fields to resume it, or another --workdir"
+    )
+
+
+def _may_change(name: str) -> bool:
+  return any(name == field or name.startswith(field + ".") for field in _MAY_CHANGE)
+
+
+def _flatten(fields, prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in fields.items():
+    if isinstance(value, dict | ml_collections.ConfigDict):
+      flat |= _flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return flat

@@ -1,0 +1,290 @@
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import packs
+import pytest
+
+from sdt_jax import audio, pose, speakers
+from sdt_jax.data import builder, pack, speech2gesture, synthetic, synthetic_speaker
+from sdt_jax.errors import UserError
+
+
+def clip_ids(source) -> list[str]:
+  return [example["clip_id"].decode() for example in source]
+
+
+def prepare(root, **kwargs):
+  return speech2gesture.prepare(root, "zoe", root / "built", **kwargs)
+
+
+def never(*_):
+  raise AssertionError("clips are read again")
+
+
+def test_examples_are_the_clips_in_the_order_of_the_csv(tmp_path, monkeypatch):
+  monkeypatch.setattr(speech2gesture, "_CLIPS_PER_SHARD", 3)  # more than one file
+  packs.write_pack(tmp_path, "train " * 8 + "dev " * 4)
+  built = prepare(tmp_path)
+  assert len(list(pathlib.Path(built.path).glob("*-train.*-of-00003"))) == 3
+  index = pack.read_index(tmp_path, "zoe")
+  for split, rows in index.rows.items():
+    assert clip_ids(built.sources[split]) == [row.clip_id for row in rows]
+  row = index.rows["train"][5]
+  example, clip = built.sources["train"][5], pack.read_clip(row.path, "")
+  np.testing.assert_array_equal(example["audio"], clip.audio)
+  np.testing.assert_array_equal(example["poses"], clip.poses_px)
+  np.testing.assert_array_equal(example["detected"], clip.detected)
+  assert (example["start"], example["video"]) == (25, b"talk")
+  assert example["poses"].dtype == example["audio"].dtype == np.float32
+
+
+def test_statistics_are_those_of_the_train_split(tmp_path):
+  folder = packs.write_pack(tmp_path)
+  keypoints = packs.keypoints(7)
+  keypoints[:30, :, 100] = 0  # a finger that is missing for a while
+  keypoints[10:20, :, 4] = 0  # and the wrist of the other hand
+  packs.write_clip(folder / "clips/npz/talk-1.npz", pose=keypoints)
+  built = prepare(tmp_path)
+  clips = list(built.sources["train"])
+  expected = speakers.from_poses(
+    "zoe",
+    np.concatenate([c["poses"] for c in clips]),
+    np.concatenate([c["detected"] for c in clips]),
+  )
+  for form in (True, False):
+    ours, theirs = built.statistics.table(form), expected.table(form)
+    np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-3)
+    np.testing.assert_allclose(ours.std, theirs.std, rtol=1e-4)
+    assert ours.scale_factor == pytest.approx(theirs.scale_factor)
+
+
+def test_statistics_name_what_was_never_detected(tmp_path):
+  folder = packs.write_pack(tmp_path, "train dev")
+  keypoints = packs.keypoints(0)
+  keypoints[:, :, 95:116] = 0
+  packs.write_clip(folder / "clips/npz/talk-0.npz", pose=keypoints)
+  with pytest.raises(UserError, match=r"never detected .*: left_hand_root, .* 16 more"):
+    prepare(tmp_path)
+
+
+def test_built_once_and_anew_when_the_pack_changes(tmp_path, monkeypatch):
+  folder = packs.write_pack(tmp_path)
+  first = prepare(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(pack, "read_clip", never)
+    again = prepare(tmp_path)
+  assert again.path == first.path
+  np.testing.assert_array_equal(
+    again.statistics.hierarchical.mean, first.statistics.hierarchical.mean
+  )
+  packs.write_clip(folder / "clips/npz/talk-0.npz", seed=50)
+  changed = prepare(tmp_path)
+  assert changed.path != first.path
+  np.testing.assert_array_equal(changed.sources["train"][0]["audio"], packs.sound(50))
+
+
+def test_bad_clip_stops_the_build_and_leaves_nothing(tmp_path):
+  bad = packs.write_pack(tmp_path) / "clips/npz/talk-2.npz"
+  packs.write_clip(bad, pose=np.zeros((64, 3, 135)))
+  with pytest.raises(UserError, match=r"^zoe/clips/npz/talk-2: pose has .*skip_bad"):
+    prepare(tmp_path)
+  assert not [path for path in (tmp_path / "built").rglob("*") if path.is_file()]
+  packs.write_clip(bad, seed=2)
+  assert len(prepare(tmp_path).sources["train"]) == 3
+
+
+def test_killed_build_is_not_taken_for_a_data_set(tmp_path):
+  packs.write_pack(tmp_path)
+  program = f"""
+import os, pathlib
+from sdt_jax.data import pack, speech2gesture
+read_clip = pack.read_clip
+def dies_in_the_second_split(path, clip_id):
+  return os._exit(9) if "talk-4" in clip_id else read_clip(path, clip_id)
+pack.read_clip = dies_in_the_second_split
+speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
+"""
+  killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
+  assert killed.returncode == 9
+  assert list((tmp_path / "built").rglob("*train*"))  # it had begun to write
+  built = prepare(tmp_path)
+  assert [len(built.sources[split]) for split in builder.SPLITS] == [3, 2]
+
+
+def test_two_builds_at_once(tmp_path, monkeypatch):
+  packs.write_pack(tmp_path)
+  read_clip, others = pack.read_clip, []
+
+  def another_process_is_faster(path, clip_id):
+    if not others:
+      others.append(None)
+      others[0] = prepare(tmp_path)
+    return read_clip(path, clip_id)
+
+  monkeypatch.setattr(pack, "read_clip", another_process_is_faster)
+  built = prepare(tmp_path)
+  assert built.path == others[0].path
+  assert len(clip_ids(built.sources["train"])) == 3
+
+
+def test_skipped_clips_are_counted_and_close_up(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(speech2gesture, "_CLIPS_PER_SHARD", 2)
+  folder = packs.write_pack(tmp_path, "train " * 6 + "dev dev")
+  for i in (2, 3, 6):  # a whole file of train, and one of dev
+    packs.write_clip(folder / f"clips/npz/talk-{i}.npz", audio=np.zeros(10))
+  (folder / "clips/npz/talk-5.npz").unlink()
+  for _ in range(2):  # built, then opened
+    built = prepare(tmp_path, skip_bad_clips=True)
+    assert built.num_skipped == 4
+    ids = [
+      i.removeprefix("zoe/clips/npz/talk-") for i in clip_ids(built.sources["train"])
+    ]
+    assert ids == ["0", "1", "4"]
+    assert len(built.sources["dev"]) == 1
+  assert "zoe: 4 bad clips left out" in caplog.text
+  with pytest.raises(UserError, match="zoe/clips/npz/talk-2: audio"):
+    prepare(tmp_path)  # who asked to stop does not get the data set without them
+
+
+def test_nothing_left_after_skipping(tmp_path):
+  folder = packs.write_pack(tmp_path, "train dev")
+  packs.write_clip(folder / "clips/npz/talk-1.npz", audio=np.zeros(10))
+  with pytest.raises(UserError, match="zoe: no good clip in the dev split"):
+    prepare(tmp_path, skip_bad_clips=True)
+
+
+@pytest.mark.parametrize("name", ["two words", "über", "50%", "a{b}c", "v1.0-x"])
+def test_any_folder_name_is_a_speaker(tmp_path, name):
+  packs.write_pack(tmp_path, "train dev", speaker=name)
+  for _ in range(2):
+    built = speech2gesture.prepare(tmp_path, name, tmp_path / "built")
+    assert clip_ids(built.sources["dev"]) == [f"{name}/clips/npz/talk-1"]
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+  packs.write_pack(tmp_path)
+  (tmp_path / "built").write_text("a file")
+  with pytest.raises(UserError, match="cannot write the data set"):
+    prepare(tmp_path)
+
+
+def test_full_disk(tmp_path):
+  packs.write_pack(tmp_path)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+  try:
+    with pytest.raises(UserError, match=r"cannot write the data set .* too large"):
+      prepare(tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not [path for path in (tmp_path / "built").rglob("*") if path.is_file()]
+  assert len(prepare(tmp_path).sources["train"]) == 3
+
+
+def test_progress_goes_to_stderr_and_nothing_else_is_said(tmp_path, capfd):
+  packs.write_pack(tmp_path)
+  prepare(tmp_path)
+  out, err = capfd.readouterr()
+  assert out == ""
+  assert "clips of zoe: 100%" in err
+  assert {
+    line.split(":")[0] for line in err.replace("\r", "\n").split("\n") if line
+  } == {"clips of zoe"}
+
+
+def test_without_tensorflow(tmp_path):
+  packs.write_pack(tmp_path)
+  program = f"""
+import sys
+from sdt_jax.data import pipeline, speech2gesture
+built = speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
+split = pipeline.open_split(built.sources["train"], built.statistics, hierarchical=True)
+next(pipeline.train_batches(split, batch_size=2, seed=0))
+assert "tensorflow" not in sys.modules
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def ada(tmp_path_factory):
+  return synthetic.prepare("ada", 60, 3, tmp_path_factory.mktemp("data"))
+
+
+def test_synthetic_clips_are_cut_from_performances(ada):
+  source = ada.sources["train"]
+  assert [len(ada.sources[split]) for split in builder.SPLITS] == [60, 3]
+  example = source[5]
+  video, start = int(example["video"].decode().split("/")[1]), example["start"]
+  performance = synthetic_speaker.perform(
+    synthetic_speaker.make_speaker("ada"), video, 60 * audio.FPS
+  )
+  frames = slice(start, start + 64)
+  first = audio.num_samples(start)
+  for key, expected in {
+    "audio": performance.audio[first : first + 68_266],
+    "poses": pose.from_keypoints_137(performance.keypoints)[frames],
+    "template": performance.template[frames],
+    "mouth_opening": performance.mouth_opening[frames],
+    "prominence": performance.prominence[frames],
+  }.items():
+    np.testing.assert_array_equal(example[key], expected, err_msg=key)
+  assert example["detected"].all()
+
+
+def test_synthetic_splits_share_no_performance(ada):
+  videos = {
+    split: {example["video"] for example in ada.sources[split]}
+    for split in builder.SPLITS
+  }
+  assert len(videos["train"]) == 2  # a minute has 53 clips
+  assert not videos["train"] & videos["dev"]
+  ids = [i for split in builder.SPLITS for i in clip_ids(ada.sources[split])]
+  assert len(set(ids)) == 63
+
+
+def test_synthetic_is_the_same_again_and_another_for_another_name(ada, tmp_path):
+  again = synthetic.prepare("ada", 2, 1, tmp_path)
+  assert clip_ids(again.sources["dev"]) == clip_ids(ada.sources["dev"])[:1]
+  other = synthetic.prepare("ben", 2, 1, tmp_path)
+  assert not np.array_equal(
+    other.sources["train"][0]["poses"], again.sources["train"][0]["poses"]
+  )
+  one_more = synthetic.prepare("ada", 2, 2, tmp_path)
+  assert len({again.path, other.path, one_more.path}) == 3
+
+
+def test_synthetic_is_made_anew_by_another_program(ada, tmp_path, monkeypatch):
+  first = synthetic.prepare("ada", 1, 1, tmp_path)
+  perform = synthetic_speaker.perform
+
+  def louder(*args):
+    performance = perform(*args)
+    return performance._replace(audio=2 * performance.audio)
+
+  monkeypatch.setattr(synthetic_speaker, "perform", louder)
+  assert synthetic.prepare("ada", 1, 1, tmp_path).path != first.path
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (("ada", 0, 4), "dataset.num_train_clips=0"),
+    (("ada", 4, -1), "dataset.num_dev_clips=-1"),
+    (("", 4, 4), "give the synthetic speaker a name"),
+  ],
+)
+def test_synthetic_refuses(tmp_path, args, message):
+  with pytest.raises(UserError, match=message):
+    synthetic.prepare(*args, tmp_path)
+
+
+def test_real_packs(real_pack, tmp_path):
+  for speaker, width in (("oliver", 295.1), ("kubinec", 291.9)):
+    built = speech2gesture.prepare(real_pack, speaker, tmp_path)
+    scale = built.statistics.hierarchical.scale_factor
+    # The pack's description gives the width over the whole video, a scaled one more.
+    measured = speakers.COMMON_SHOULDER_WIDTH_PX / scale
+    assert measured == pytest.approx(width, rel=0.02)

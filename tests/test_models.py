@@ -1,0 +1,150 @@
+"""Forward passes of every network against the original's, and their properties."""
+
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdt_jax import audio
+from sdt_jax.interop import names
+from sdt_jax.models.discriminator import MotionDiscriminator
+from sdt_jax.models.generator import Generator
+from sdt_jax.models.pose_vae import PoseVAE
+
+MEL = golden.load("mel")["mel"]
+
+
+def _generator(experiment):
+  module = Generator(norm="bn" if experiment == "s2g" else "in_star")
+  recorded = golden.load(f"generator_{experiment}")
+  code = None if experiment == "s2g" else jnp.asarray(recorded["code"])
+  init = functools.partial(module.init, num_frames=64)
+  target = jax.eval_shape(init, jax.random.key(0), MEL, code)
+  variables = names.to_flax(
+    golden.state_dict(f"voice2pose_{experiment}"), names.GENERATOR, target, "netG."
+  )
+  return module, variables, code, recorded
+
+
+@pytest.mark.parametrize("experiment", ["s2g", "sdt_bp"])
+def test_generator_equals_the_original_in_evaluation(experiment):
+  module, variables, code, recorded = _generator(experiment)
+  features = module.apply(
+    variables, MEL, 64, False, method=lambda m, *args: m.audio_encoder(*args)
+  )
+  poses = module.apply(variables, MEL, code, 64)
+  theirs = recorded["audio_features_eval"].swapaxes(1, 2)
+  assert golden.relative_error(features, theirs) < 1e-5
+  assert golden.relative_error(poses, recorded["poses_eval"]) < 1e-5
+
+
+@pytest.mark.parametrize(("experiment", "tolerance"), [("s2g", 1e-4), ("sdt_bp", 1e-5)])
+def test_generator_equals_the_original_in_training(experiment, tolerance):
+  module, variables, code, recorded = _generator(experiment)
+  poses, _ = module.apply(variables, MEL, code, 64, train=True, mutable=["batch_stats"])
+  assert golden.relative_error(poses, recorded["poses_train"]) < tolerance
+
+
+def test_batch_statistics_equal_the_original_after_two_passes():
+  module, variables, _, recorded = _generator("s2g")
+  # The recording ran the audio encoder once alone, then inside the generator.
+  _, updated = module.apply(
+    variables,
+    MEL,
+    64,
+    True,
+    method=lambda m, *args: m.audio_encoder(*args),
+    mutable=["batch_stats"],
+  )
+  variables = variables | {"batch_stats": updated["batch_stats"]}
+  _, updated = module.apply(
+    variables, MEL, None, 64, train=True, mutable=["batch_stats"]
+  )
+  ours = names.from_flax(updated, names.GENERATOR)
+  prefix = "after_two_forwards/"
+  theirs = {k[len(prefix) :]: v for k, v in recorded.items() if k.startswith(prefix)}
+  assert len(theirs) == 6
+  for name, array in theirs.items():
+    assert golden.relative_error(ours[name], array) < 1e-5, name
+
+
+@pytest.mark.parametrize("experiment", ["s2g", "sdt_bp"])
+def test_generator_takes_any_length(experiment, speech):
+  module, variables, code, recorded = _generator(experiment)
+  frames = int(recorded["long_num_frames"])
+  sound = speech[None, : int(recorded["long_num_samples"])]
+  mel = audio.mel_spectrogram(jnp.asarray(sound))
+  template = None if code is None else code[:1]
+  poses = module.apply(variables, mel, template, frames)
+  assert golden.relative_error(poses, recorded["poses_long_eval"]) < 1e-4
+
+
+def test_a_constant_template_by_frame_equals_the_template_by_clip():
+  module, variables, code, _ = _generator("sdt_bp")
+  by_frame = jnp.repeat(code[:, None], 64, axis=1)
+  np.testing.assert_allclose(
+    module.apply(variables, MEL, code, 64),
+    module.apply(variables, MEL, by_frame, 64),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("norm", ["in", "in_star", "bn"])
+def test_every_norm_gives_finite_poses(norm):
+  module = Generator(channels=8, audio_channels=(4, 4, 8, 8), norm=norm)
+  template = jnp.ones((2, 5))
+  variables = module.init(jax.random.key(0), MEL, template, 64)
+  poses = module.apply(variables, MEL, template, 64)
+  assert poses.shape == (2, 64, 2, 121)
+  assert np.isfinite(poses).all()
+  assert ("batch_stats" in variables) == (norm == "bn")
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_discriminator_equals_the_original(train):
+  recorded = golden.load("discriminator")
+  module = MotionDiscriminator()
+  init = functools.partial(module.init, train=True)
+  target = jax.eval_shape(init, jax.random.key(0), recorded["motion"])
+  variables = names.to_flax(
+    golden.state_dict("voice2pose_s2g_model"), names.DISCRIMINATOR, target, "netD_pose."
+  )
+  score, _ = module.apply(
+    variables, recorded["motion"], train=train, mutable=["batch_stats"]
+  )
+  theirs = recorded["score_train" if train else "score_eval"]
+  assert golden.relative_error(score, theirs) < (1e-4 if train else 1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_pose_vae_equals_the_original(train):
+  recorded = golden.load("autoencoder")
+  module = PoseVAE()
+  init = functools.partial(module.init, train=True)
+  noise = np.zeros((3, 32), np.float32)
+  target = jax.eval_shape(init, jax.random.key(0), recorded["poses"], noise)
+  variables = names.to_flax(
+    golden.state_dict("pose2pose"), names.POSE_VAE, target, "ae."
+  )
+  apply = functools.partial(module.apply, variables, mutable=["batch_stats"])
+  (mean, log_var), _ = apply(
+    recorded["poses"], train, method=lambda m, *args: m.encoder(*args)
+  )
+  decoded, _ = apply(recorded["z"], train, method=lambda m, *args: m.decoder(*args))
+  kind, tolerance = ("train", 1e-4) if train else ("eval", 1e-5)
+  assert golden.relative_error(mean, recorded[f"mu_{kind}"]) < tolerance
+  assert golden.relative_error(log_var, recorded[f"logvar_{kind}"]) < tolerance
+  assert golden.relative_error(decoded, recorded[f"decoded_{kind}"]) < tolerance
+
+
+def test_weights_have_the_scale_of_pytorchs_initialisation():
+  module = Generator()
+  variables = module.init(jax.random.key(0), MEL[:1], jnp.zeros((1, 32)), 64)
+  kernel = variables["params"]["unet"]["e1"]["conv"]["kernel"]
+  output = variables["params"]["output"]["conv"]
+  assert np.isclose(np.std(kernel), np.sqrt(2 / (3 * 256)), rtol=0.02)
+  for array in output.values():
+    assert np.isclose(np.abs(array).max(), 1 / 16, rtol=0.02)

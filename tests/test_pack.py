@@ -1,0 +1,230 @@
+import os
+import re
+import shutil
+
+import numpy as np
+import packs
+import pytest
+
+from sdt_jax import audio, pose
+from sdt_jax import keypoints as kp
+from sdt_jax.data import pack
+from sdt_jax.errors import UserError
+
+
+def read(folder, name="talk-0"):
+  return pack.read_clip(folder / f"clips/npz/{name}.npz", f"zoe/clips/npz/{name}")
+
+
+def test_index_keeps_the_order_of_the_csv_and_the_splits(tmp_path):
+  packs.write_pack(tmp_path, "train idle dev train idle val train")
+  index = pack.read_index(tmp_path, "zoe")
+  ids = {split: [r.clip_id for r in rows] for split, rows in index.rows.items()}
+  assert ids == {
+    "train": [f"zoe/clips/npz/talk-{i}" for i in (0, 3, 6)],
+    "dev": [f"zoe/clips/npz/talk-{i}" for i in (2, 5)],
+  }
+  assert index.rows["train"][1].start == 15
+  assert index.rows["train"][1].video == "talk"
+
+
+def test_other_name_of_the_csv_and_only_the_needed_columns(tmp_path):
+  folder = packs.write_pack(tmp_path)
+  (folder / "processed_137.csv").unlink()
+  rows = [["clips/npz/talk-0.npz", "train"], ["clips/npz/talk-1.npz", "dev"]]
+  packs.write_csv(folder / "clips.csv", rows, "pose_fn,dataset")
+  row = pack.read_index(tmp_path, "zoe").rows["train"][0]
+  assert (row.start, row.video) == (-1, "")
+  assert row.path.is_file()
+
+
+def test_csv_of_a_spreadsheet_with_byte_order_mark(tmp_path):
+  csv_path = packs.write_pack(tmp_path) / "processed_137.csv"
+  csv_path.write_bytes(b"\xef\xbb\xbf" + csv_path.read_bytes())
+  assert len(pack.read_index(tmp_path, "zoe").rows["train"]) == 3
+
+
+@pytest.mark.parametrize("form", ["zoe/{}", "{folder}/{}", "./{}"])
+def test_forms_of_pose_fn(tmp_path, form):
+  folder = packs.write_pack(tmp_path)
+  names = [form.format(f"clips/npz/talk-{i}.npz", folder=folder) for i in (0, 1)]
+  rows = [["train", names[0]], ["dev", names[1]]]
+  packs.write_csv(folder / "processed_137.csv", rows, "dataset,pose_fn")
+  row = pack.read_index(tmp_path, "zoe").rows["train"][0]
+  assert row.clip_id == "zoe/clips/npz/talk-0"
+  assert row.path.samefile(folder / "clips/npz/talk-0.npz")
+
+
+def test_fingerprint_changes_with_a_clip_or_the_csv_only(tmp_path):
+  folder = packs.write_pack(tmp_path)
+
+  def fingerprint():
+    return pack.read_index(tmp_path, "zoe").fingerprint
+
+  first = fingerprint()
+  (folder / "notes.txt").write_text("not of the pack")
+  assert fingerprint() == first
+  os.utime(folder / "clips/npz/talk-4.npz", ns=(0, 0))
+  second = fingerprint()
+  assert second != first
+  with (folder / "processed_137.csv").open("a") as f:
+    f.write("idle,,,,,,,\n")
+  assert fingerprint() not in {first, second}
+
+
+def test_clip_is_neck_relative_and_fitted(tmp_path):
+  clip = read(packs.write_pack(tmp_path))
+  keypoints = packs.keypoints(0)
+  np.testing.assert_array_equal(clip.poses_px, pose.from_keypoints_137(keypoints))
+  np.testing.assert_array_equal(clip.audio, packs.sound(0))
+  assert clip.detected.all()
+  assert clip.detected.shape == (64, 121)
+
+
+@pytest.mark.parametrize("length", [67_000, 68_267, 69_000])
+def test_audio_is_fitted_to_64_frames(tmp_path, length):
+  samples = packs.sound(1, length)
+  packs.write_clip(tmp_path / "a.npz", audio=samples)
+  fitted = pack.read_clip(tmp_path / "a.npz", "a").audio
+  assert fitted.shape == (audio.num_samples(64),)
+  kept = min(length, len(fitted))
+  np.testing.assert_array_equal(fitted[:kept], samples[:kept])
+  assert not fitted[kept:].any()
+
+
+def test_integer_audio_is_scaled(tmp_path):
+  samples = np.full(68_266, -(2**15), np.int16)
+  samples[1] = 2**14
+  packs.write_clip(tmp_path / "a.npz", audio=samples)
+  fitted = pack.read_clip(tmp_path / "a.npz", "a").audio
+  assert fitted.dtype == np.float32
+  np.testing.assert_array_equal(fitted[:2], [-1, 0.5])
+
+
+def test_undetected_points(tmp_path):
+  keypoints = packs.keypoints(0)
+  keypoints[3, 2, kp.INDEX_137["nose"]] = 0  # no confidence
+  keypoints[4, :2, kp.INDEX_137["left_wrist"]] = 0  # at the image origin
+  keypoints[5, 0, kp.INDEX_137["left_elbow"]] = 0  # only x is 0: a point at the edge
+  keypoints[6, 2, kp.INDEX_137["neck"]] = 0  # what the frame is relative to
+  packs.write_clip(tmp_path / "a.npz", pose=keypoints)
+  detected = pack.read_clip(tmp_path / "a.npz", "a").detected
+  assert [tuple(missing) for missing in np.argwhere(~detected[:6])] == [
+    (3, kp.INDEX_121["nose"]),
+    (4, kp.INDEX_121["left_wrist"]),
+  ]
+  assert not detected[6].any()
+  assert detected[7:].all()
+
+
+def test_pickled_frame_names_are_never_touched(tmp_path):
+  class Bomb:
+    def __reduce__(self):
+      return os.mkdir, (str(tmp_path / "executed"),)
+
+  packs.write_clip(tmp_path / "a.npz", imgs=np.array([Bomb()], object))
+  pack.read_clip(tmp_path / "a.npz", "a")
+  assert not (tmp_path / "executed").exists()
+
+
+BAD_CLIPS = {
+  "no pose": ({"pose": None}, "has no pose; found: audio"),
+  "no audio": ({"audio": None}, "has no audio; found: pose"),
+  "pose shape": (
+    {"pose": np.zeros((64, 3, 135))},
+    r"pose has shape \(64, 3, 135\), expected \(64, 3, 137\)",
+  ),
+  "pose type": ({"pose": np.zeros((64, 3, 137), bool)}, "pose has type bool"),
+  "pose objects": ({"pose": np.array([None])}, "not a readable npz"),
+  "pose nan": ({"pose": np.full((64, 3, 137), np.nan)}, "pose has values .* finite"),
+  "audio short": ({"audio": np.zeros(60_000)}, r"audio has shape \(60000,\)"),
+  "audio long": ({"audio": np.zeros(136_532)}, r"audio has shape \(136532,\)"),
+  "audio stereo": ({"audio": np.zeros((2, 68_266))}, r"audio has shape \(2, 68266\)"),
+  "audio unsigned": ({"audio": np.zeros(68_266, np.uint8)}, "audio has type uint8"),
+  "audio nan": ({"audio": np.full(68_266, np.inf)}, "audio has values .* finite"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_CLIPS.values(), ids=BAD_CLIPS)
+def test_bad_clip(tmp_path, arrays, message):
+  packs.write_clip(tmp_path / "a.npz", **arrays)
+  with pytest.raises(UserError, match=f"^zoe/a: .*{message}") as raised:
+    pack.read_clip(tmp_path / "a.npz", "zoe/a")
+  assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  "damage", ["missing", "folder", "text", "empty", "array", "cut", "flipped"]
+)
+def test_bad_file(tmp_path, damage):
+  path = tmp_path / "a.npz"
+  np.savez_compressed(path, pose=packs.keypoints(0), audio=packs.sound(0))
+  content = bytearray(path.read_bytes())
+  path.unlink()
+  if damage == "folder":
+    path.mkdir()
+  elif damage == "array":
+    with path.open("wb") as f:
+      np.save(f, packs.sound(0))
+  elif damage != "missing":
+    for i in range(1000, 1050):
+      content[i] ^= 255
+    damaged = {
+      "text": b"pose,audio\n",
+      "empty": b"",
+      "cut": bytes(content[: len(content) // 2]),
+      "flipped": bytes(content),
+    }
+    path.write_bytes(damaged[damage])
+  message = "no file" if damage == "missing" else "not a readable npz"
+  with pytest.raises(UserError, match=f"zoe/a: .*{message}"):
+    pack.read_clip(path, "zoe/a")
+
+
+def test_missing_root_and_speaker(tmp_path):
+  with pytest.raises(UserError, match=r"dataset.root='.*nowhere' is not a folder"):
+    pack.read_index(tmp_path / "nowhere", "zoe")
+  packs.write_pack(tmp_path)
+  packs.write_pack(tmp_path, speaker="bob")
+  (tmp_path / "no_pack").mkdir()
+  for name in ("eve", "", "..", "zoe/clips"):
+    message = f"no speaker {re.escape(repr(name))}; there are: bob, zoe$"
+    with pytest.raises(UserError, match=message):
+      pack.read_index(tmp_path, name)
+  with pytest.raises(UserError, match=r"no_pack: has neither processed_137.csv nor"):
+    pack.read_index(tmp_path, "no_pack")
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "column dataset, pose_fn missing; found: nothing"),
+    (b"dataset,clip\ntrain,a.npz\n", "column pose_fn missing; found: dataset, clip"),
+    (b"dataset,pose_fn\n", "no row has 'train'"),
+    (b"dataset,pose_fn\nidle,a.npz\n", "no row has 'train' .*; found 'idle'"),
+    (b"dataset,pose_fn\ntrain,a.npz\n", "no row has 'dev'"),
+    (b"dataset,pose_fn\ntrain\n", "a train row has an empty pose_fn"),
+    (b"dataset,pose_fn\n\xff\xfe", "cannot be read as csv"),
+  ],
+)
+def test_bad_csv(tmp_path, content, message):
+  path = packs.write_pack(tmp_path) / "processed_137.csv"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=f"^{re.escape(str(path))}: .*{message}"):
+    pack.read_index(tmp_path, "zoe")
+
+
+def test_real_packs(real_pack):
+  for speaker, counts in (("oliver", (29, 7)), ("kubinec", (20, 8))):
+    index = pack.read_index(real_pack, speaker)
+    assert tuple(len(index.rows[s]) for s in ("train", "dev")) == counts
+    for row in index.rows["train"] + index.rows["dev"]:
+      clip = pack.read_clip(row.path, row.clip_id)
+      assert clip.detected.all()  # windows with a missing point were dropped
+
+
+def test_index_of_a_pack_that_moved(tmp_path):
+  packs.write_pack(tmp_path / "before")
+  shutil.move(tmp_path / "before", tmp_path / "after")
+  row = pack.read_index(tmp_path / "after", "zoe").rows["dev"][0]
+  pack.read_clip(row.path, row.clip_id)

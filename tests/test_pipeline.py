@@ -1,0 +1,284 @@
+import itertools
+import logging
+
+import numpy as np
+import packs
+import pytest
+
+from sdt_jax import pose, speakers
+from sdt_jax.data import pipeline
+from sdt_jax.errors import UserError
+
+NUM_TRAIN, NUM_DEV = 23, 7
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  return pipeline.build(
+    "synthetic",
+    root="",
+    speaker="ada",
+    data_dir=tmp_path_factory.mktemp("data"),
+    num_train_clips=NUM_TRAIN,
+    num_dev_clips=NUM_DEV,
+  )
+
+
+def open_split(built, name="train", hierarchical=True, cache_gb=1.0):
+  return pipeline.open_split(
+    built.sources[name],
+    built.statistics,
+    hierarchical=hierarchical,
+    cache_gb=cache_gb,
+  )
+
+
+@pytest.fixture(scope="module")
+def train(built):
+  return open_split(built)
+
+
+@pytest.fixture(scope="module")
+def dev(built):
+  return open_split(built, "dev")
+
+
+def rows_of_steps(split, first, last, **kwargs):
+  """Rows of the clips in steps first..last-1, one array for each."""
+  kwargs = {"batch_size": 4, "seed": 0} | kwargs
+  batches = pipeline.train_batches(split, start_step=first, **kwargs)
+  return [batch["index"] for batch in itertools.islice(batches, last - first)]
+
+
+def assert_batches_equal(left, right):
+  for a, b in zip(left, right, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_batch_holds_the_clips_that_its_index_names(built, train):
+  batch = next(pipeline.train_batches(train, batch_size=4, seed=0))
+  assert {key: (array.shape, array.dtype) for key, array in batch.items()} == {
+    "audio": ((4, 68_266), np.float32),
+    "poses": ((4, 64, 2, 121), np.float32),
+    "index": ((4,), np.int32),
+  }
+  for sound, poses, row in zip(*batch.values(), strict=True):
+    example = built.sources["train"][int(row)]
+    np.testing.assert_array_equal(sound, example["audio"])
+    poses_px = pose.to_global(
+      pose.denormalize(poses, built.statistics.table(hierarchical=True))
+    )
+    np.testing.assert_allclose(poses_px, example["poses"], atol=1e-3)
+    assert train.clip_id(row) == example["clip_id"].decode()
+
+
+def test_both_forms_are_normalised(built):
+  for hierarchical in (True, False):
+    split = open_split(built, hierarchical=hierarchical)
+    poses = split.read(np.arange(NUM_TRAIN))["poses"]
+    np.testing.assert_allclose(poses.mean((0, 1)), 0, atol=1e-2)
+    # A point that never moves relative to its parent keeps a deviation of 0.
+    np.testing.assert_allclose(np.median(poses.std((0, 1))), 1, atol=1e-2)
+
+
+def test_cache_changes_nothing(built, train):
+  stored = open_split(built, cache_gb=0.0)
+  assert type(stored) is not type(train)
+  for hierarchical in (True, False):
+    pair = [open_split(built, "train", hierarchical, gb) for gb in (0.0, 1.0)]
+    batches = [
+      list(itertools.islice(pipeline.train_batches(s, batch_size=4, seed=3), 7))
+      for s in pair
+    ]
+    assert_batches_equal(*batches)
+    assert_batches_equal(*[pipeline.eval_batches(s, batch_size=4) for s in pair])
+
+
+def test_split_larger_than_the_cache_stays_on_disk(built, train):
+  gigabytes = NUM_TRAIN * (68_266 + 64 * 242) * 4 / 1e9
+  assert type(open_split(built, cache_gb=1.01 * gigabytes)) is type(train)
+  assert type(open_split(built, cache_gb=0.99 * gigabytes)) is not type(train)
+
+
+def test_epochs_are_whole_and_ordered_differently(train):
+  steps = NUM_TRAIN // 4
+  epochs = [
+    np.concatenate(rows_of_steps(train, e * steps, (e + 1) * steps)) for e in range(30)
+  ]
+  for epoch in epochs:
+    assert len(set(epoch)) == len(epoch) == steps * 4
+    assert set(epoch) <= set(range(NUM_TRAIN))
+  assert len({tuple(epoch) for epoch in epochs}) == 30
+  # What is dropped changes from epoch to epoch: every clip comes about equally often.
+  counts = np.bincount(np.concatenate(epochs), minlength=NUM_TRAIN)
+  assert counts.min() > 18
+  assert counts.max() <= 30
+
+
+def test_order_depends_on_the_seed_and_on_nothing_else(train):
+  rows = rows_of_steps(train, 0, 12)
+  for num_threads in (0, 1, 3):
+    np.testing.assert_array_equal(
+      rows_of_steps(train, 0, 12, num_threads=num_threads), rows
+    )
+  assert not np.array_equal(rows_of_steps(train, 0, 12, seed=1), rows)
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 11, 1000])
+def test_resume_starts_at_its_step(train, start):
+  whole = pipeline.train_batches(train, batch_size=4, seed=5, num_threads=0)
+  resumed = pipeline.train_batches(train, batch_size=4, seed=5, start_step=start)
+  if start < 100:
+    expected = list(itertools.islice(whole, start, start + 6))
+  else:
+    expected = [
+      next(pipeline.train_batches(train, batch_size=4, seed=5, start_step=start + i))
+      for i in range(6)
+    ]
+  assert_batches_equal(itertools.islice(resumed, 6), expected)
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_share_the_same_steps(train, process_count):
+  whole = rows_of_steps(train, 3, 9)
+  shares = [
+    rows_of_steps(train, 3, 9, process_index=i, process_count=process_count)
+    for i in range(process_count)
+  ]
+  assert all(len(rows) == 4 // process_count for rows in shares[0])
+  for rows, *parts in zip(whole, *shares, strict=True):
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 8])
+def test_evaluation_sees_every_clip_once_in_order(dev, batch_size):
+  batches = list(pipeline.eval_batches(dev, batch_size=batch_size))
+  assert {b["audio"].shape for b in batches} == {(batch_size, 68_266)}
+  index = np.concatenate([b["index"] for b in batches])
+  mask = np.concatenate([b["mask"] for b in batches])
+  assert mask.dtype == np.float32
+  np.testing.assert_array_equal(index[mask == 1], np.arange(NUM_DEV))
+  assert len(batches) == -(-NUM_DEV // batch_size)
+  assert set(mask) <= {0.0, 1.0}
+
+
+def test_evaluation_is_shared_by_processes(dev):
+  whole = list(pipeline.eval_batches(dev, batch_size=4))
+  shares = [
+    pipeline.eval_batches(dev, batch_size=4, process_index=i, process_count=4)
+    for i in range(4)
+  ]
+  joined = [
+    {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    for parts in zip(*shares, strict=True)
+  ]
+  assert_batches_equal(joined, whole)
+
+
+def test_refuses_batches_that_cannot_be_made(train, dev):
+  with pytest.raises(UserError, match=r"batch_size=24 is larger .* of 23 clips"):
+    pipeline.train_batches(train, batch_size=24, seed=0)
+  for split_batches in (
+    lambda **kw: pipeline.train_batches(train, seed=0, **kw),
+    lambda **kw: pipeline.eval_batches(dev, **kw),
+  ):
+    with pytest.raises(UserError, match=r"batch_size=6 must be .* the 4 processes"):
+      split_batches(batch_size=6, process_count=4)
+    with pytest.raises(UserError, match="batch_size=0"):
+      split_batches(batch_size=0)
+
+
+def test_batch_of_the_whole_split(train):
+  for rows in rows_of_steps(train, 0, 3, batch_size=NUM_TRAIN):
+    assert sorted(rows) == list(range(NUM_TRAIN))
+
+
+def build_pack(root, name="zoe", **kwargs):
+  arguments = {"num_train_clips": 0, "num_dev_clips": 0} | kwargs
+  return pipeline.build(
+    "speech2gesture", root=root, speaker=name, data_dir=root / "built", **arguments
+  )
+
+
+def test_packs_go_the_same_way(tmp_path):
+  packs.write_pack(tmp_path, "train " * 5 + "dev " * 3)
+  packs.write_clip(tmp_path / "zoe/clips/npz/talk-0.npz", audio=np.zeros(3))
+  with pytest.raises(UserError, match=r"zoe/clips/npz/talk-0: audio has shape \(3,\)"):
+    build_pack(tmp_path)
+  built = build_pack(tmp_path, skip_bad_clips=True)
+  split = open_split(built)
+  batch = next(pipeline.train_batches(split, batch_size=4, seed=0))
+  assert sorted(split.clip_id(row) for row in batch["index"]) == [
+    f"zoe/clips/npz/talk-{i}" for i in (1, 2, 3, 4)
+  ]
+
+
+def test_unknown_names(tmp_path, built):
+  synthetic = {
+    "root": "",
+    "speaker": "ada",
+    "data_dir": tmp_path,
+    "num_train_clips": 1,
+    "num_dev_clips": 1,
+  }
+  with pytest.raises(UserError, match=r"dataset.root='' is not a folder"):
+    pipeline.build("speech2gesture", **synthetic)
+  with pytest.raises(UserError, match=r"dataset.name='trinity'; known: speech2gesture"):
+    pipeline.build("trinity", **synthetic)
+  with pytest.raises(UserError, match=r"dataset.statistics='own'; known: published"):
+    pipeline.speaker_statistics(built, "own")
+  with pytest.raises(UserError, match="'ada' has no published statistics"):
+    pipeline.speaker_statistics(built, "published")
+
+
+def near_to_published(built, name, deviations):
+  """`built` with the published statistics of `name`, moved by so many of their std."""
+  published = speakers.published(name)
+  table = published.hierarchical
+  moved = pose.PoseTable(
+    table.mean + np.float32(deviations) * table.std, table.std, table.scale_factor
+  )
+  return built._replace(
+    speaker=name, statistics=speakers.Speaker(name, moved, published.global_)
+  )
+
+
+@pytest.mark.parametrize("deviations", [0.2, 0.8])
+def test_statistics_by_mode(built, caplog, deviations):
+  caplog.set_level(logging.INFO)
+  own = near_to_published(built, "oliver", deviations)
+  published = speakers.published("oliver").hierarchical
+
+  def taken(mode):
+    return pipeline.speaker_statistics(own, mode).hierarchical.mean
+
+  np.testing.assert_array_equal(taken("pack"), own.statistics.hierarchical.mean)
+  np.testing.assert_array_equal(taken("published"), published.mean)
+  chosen = published if deviations < 0.5 else own.statistics.hierarchical
+  caplog.clear()
+  np.testing.assert_array_equal(taken("auto"), chosen.mean)
+  assert f"{deviations:.2f} published standard deviations" in caplog.text
+  assert len(caplog.records) == 1
+
+
+def test_statistics_of_an_unpublished_speaker_are_its_own(built):
+  assert pipeline.speaker_statistics(built, "auto") is built.statistics
+
+
+def test_real_packs(real_pack, tmp_path):
+  for name, num_train in (("oliver", 29), ("kubinec", 20)):
+    built = pipeline.build(
+      "speech2gesture",
+      root=real_pack,
+      speaker=name,
+      data_dir=tmp_path,
+      num_train_clips=0,
+      num_dev_clips=0,
+    )
+    split = open_split(built)
+    assert len(split) == num_train
+    for batch in pipeline.eval_batches(split, batch_size=8):
+      assert np.isfinite(batch["poses"]).all()
+      assert 0.001 < np.abs(batch["audio"]).max() <= 1

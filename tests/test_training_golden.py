@@ -1,0 +1,217 @@
+"""Six optimisation steps of every experiment against the original's."""
+
+import functools
+import json
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sdt_jax.interop import names
+from sdt_jax.models.discriminator import MotionDiscriminator
+from sdt_jax.models.generator import Generator
+from sdt_jax.models.pose_vae import PoseVAE
+from sdt_jax.training import pose2pose, voice2pose
+from sdt_jax.training.voice2pose import AXIS
+
+NUM_STEPS, BANK = 6, 10
+
+
+def _batch(step: int, speech: np.ndarray | None) -> dict[str, np.ndarray]:
+  batch = {
+    "poses": golden.recipe(f"poses/step{step}", (4, 64, 2, 121)),
+    "index": np.array([(3 * step + i) % BANK for i in range(4)], np.int32),
+  }
+  if speech is not None:
+    starts = [(o + 1111 * step) % 120_000 for o in (0, 30_000, 60_000, 110_000)]
+    batch["audio"] = np.stack([speech[s : s + 68_266] for s in starts])
+  return batch
+
+
+def _optimizers(*entries, optimizer=None):
+  optimizer = optimizer or optax.adam(1e-4, b1=0.9, b2=0.999, eps=1e-8)
+  return dict.fromkeys(entries, optimizer)
+
+
+def _voice2pose(experiment, optimizer=None):
+  """Experiment and its state before the first step, weights by the recipe."""
+  gan = experiment == "s2g"
+  model = voice2pose.Voice2Pose(
+    generator=Generator(norm="bn" if gan else "in_star", axis_name=AXIS),
+    discriminator=MotionDiscriminator(axis_name=AXIS) if gan else None,
+    template={"s2g": "none", "sdt_bp": "bp", "sdt_vae": "vae"}[experiment],
+    template_shape=(32,),
+    kl_weight=0.1,
+    gan_weight=0.1,
+    optimizers=_optimizers(
+      "generator", "templates", "discriminator", optimizer=optimizer
+    ),
+  )
+  state = voice2pose.init(model, jax.random.key(0), BANK)
+  weights = golden.state_dict("voice2pose_s2g_model" if gan else "voice2pose_sdt_bp")
+  tables = {"generator": (names.GENERATOR, "netG.")}
+  if gan:
+    tables["discriminator"] = (names.DISCRIMINATOR, "netD_pose.")
+  for name, (table, prefix) in tables.items():
+    variables = names.to_flax(weights, table, state.network(name), prefix)
+    state.params[name] = variables["params"]
+    state.batch_stats[name] = variables.get("batch_stats", {})
+  if experiment == "sdt_vae":
+    state.bank["mean"] = jnp.asarray(golden.recipe("external_code", (BANK, 32)))
+  return model, state
+
+
+def _one_device(function):
+  """A step as one device runs it: the axis "data" has one entry."""
+  return jax.jit(jax.vmap(function, in_axes=(None, 0), axis_name=AXIS))
+
+
+def _run(step, state, batches):
+  """Losses of each step, and the state at the end."""
+  step, history = _one_device(step), []
+  for batch in batches:
+    state, metrics = step(state, {k: v[None] for k, v in batch.items()})
+    state, metrics = jax.tree.map(lambda x: x[0], (state, metrics))
+    history.append({k: float(v) for k, v in metrics.items()})
+  return state, history
+
+
+def _gradient_norms(state_before, state_after, name, table):
+  """Norms by the original's names; with SGD of rate 1 the step is the gradient."""
+  moved = jax.tree.map(
+    lambda a, b: a - b, state_before.params[name], state_after.params[name]
+  )
+  arrays = names.from_flax({"params": moved}, table)
+  return {k: np.linalg.norm(v) for k, v in arrays.items()}
+
+
+def _assert_close(ours: dict[str, float], theirs: dict[str, float], rtol: float):
+  assert theirs
+  for name, value in theirs.items():
+    assert ours[name] == pytest.approx(value, rel=rtol), name
+
+
+def _expected(losses: dict[str, float]) -> dict[str, float]:
+  """The original's reported losses (weights included), from our raw terms."""
+  reported = {"G_reg_loss": losses["l1"], "G_loss": losses["loss"]}
+  if "kl" in losses:
+    reported["G_clipcode_kl_loss"] = 0.1 * losses["kl"]
+  if "gan" in losses:
+    reported |= {
+      "G_pose_gan_loss": 0.1 * losses["gan"],
+      "D_pose_gan_loss": 0.1 * losses["d_gan"],
+      "pose_score_fake": losses["score_fake"],
+      "pose_score_real": losses["score_real"],
+    }
+  return reported
+
+
+def _assert_history(history, recorded, reported):
+  for step, theirs in enumerate(json.loads(str(recorded["losses"]))):
+    tolerance = 1e-4 if step == 0 else 2e-3
+    _assert_close(reported(history[step]), theirs, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["s2g", "sdt_bp", "sdt_vae"])
+def test_voice2pose_trains_like_the_original(experiment, speech):
+  recorded = golden.load(f"train_{experiment}")
+  batches = [_batch(s, speech) for s in range(NUM_STEPS)]
+  model, state = _voice2pose(experiment)
+  end, history = _run(functools.partial(voice2pose.train_step, model), state, batches)
+
+  _assert_history(history, recorded, _expected)
+  norms = json.loads(str(recorded["param_norms_end"]))
+  ours = names.from_flax(end.network("generator"), names.GENERATOR)
+  _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
+  if experiment == "sdt_bp":
+    error = golden.relative_error(end.templates(), recorded["clip_codes_end"])
+    assert error < 1e-2
+  code = None if experiment == "s2g" else golden.recipe("code", (2, 32))
+  mel = golden.load("mel")["mel"]
+  poses = voice2pose.predict(model, end, mel, code, 64)
+  assert golden.relative_error(poses, recorded["poses_end_eval"]) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["s2g", "sdt_bp", "sdt_vae"])
+def test_voice2pose_gradients_equal_the_original(experiment, speech):
+  recorded = golden.load(f"train_{experiment}")
+  model, state = _voice2pose(experiment, optax.sgd(1.0))
+  step = functools.partial(voice2pose.train_step, model)
+  end, _ = _run(step, state, [_batch(0, speech)])
+  theirs = json.loads(str(recorded["grad_norms_step0"]))
+  ours = _gradient_norms(state, end, "generator", names.GENERATOR)
+  _assert_close(ours, theirs, 1e-3)
+  if experiment == "s2g":
+    theirs = json.loads(str(recorded["disc_grad_norms_step0"]))
+    ours = _gradient_norms(state, end, "discriminator", names.DISCRIMINATOR)
+    _assert_close(ours, theirs, 1e-3)
+  if experiment == "sdt_bp":
+    gradient = state.templates() - end.templates()
+    assert golden.relative_error(gradient, recorded["code_grad_step0"]) < 1e-3
+
+
+def _pose2pose(optimizer=None):
+  model = pose2pose.Pose2Pose(
+    vae=PoseVAE(axis_name=AXIS),
+    kl_weight=0.1,
+    optimizers=_optimizers("vae", optimizer=optimizer),
+  )
+  state = pose2pose.init(model, jax.random.key(0), BANK)
+  weights = golden.state_dict("pose2pose")
+  variables = names.to_flax(weights, names.POSE_VAE, state.network("vae"), "ae.")
+  state.params["vae"] = variables["params"]
+  state.batch_stats["vae"] = variables["batch_stats"]
+  return model, state
+
+
+def _pose2pose_step(model):
+  def step(state, batch):
+    noise = batch.pop("noise")
+    return pose2pose.train_step(model, state, batch, noise)
+
+  return step
+
+
+def _pose2pose_batch(step: int):
+  return _batch(step, None) | {"noise": golden.recipe(f"eps/step{step}", (4, 32))}
+
+
+def test_pose2pose_trains_like_the_original():
+  recorded = golden.load("train_pose2pose")
+  model, state = _pose2pose()
+  batches = [_pose2pose_batch(s) for s in range(NUM_STEPS)]
+  end, history = _run(_pose2pose_step(model), state, batches)
+  _assert_history(
+    history,
+    recorded,
+    lambda ours: {
+      "reg_loss": ours["l1"],
+      "kl_loss": 0.1 * ours["kl"],
+      "loss": ours["loss"],
+    },
+  )
+  norms = json.loads(str(recorded["param_norms_end"]))
+  ours = names.from_flax(end.network("vae"), names.POSE_VAE)
+  _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
+  inputs = golden.load("autoencoder")
+  mean, _ = pose2pose.encode(model, end, inputs["poses"])
+  decoded = model.vae.apply(end.network("vae"), inputs["z"], method="decode")
+  assert golden.relative_error(mean, recorded["mu_end"]) < 1e-2
+  assert golden.relative_error(decoded, recorded["decoded_end"]) < 1e-2
+  # Rows of the record that no batch has reached stay empty.
+  seen = {int(i) for batch in batches for i in batch["index"]}
+  rows = np.abs(np.asarray(end.bank["mean"])).sum(axis=1)
+  assert {i for i in range(BANK) if rows[i] > 0} == seen
+
+
+def test_pose2pose_gradients_equal_the_original():
+  recorded = golden.load("train_pose2pose")
+  model, state = _pose2pose(optax.sgd(1.0))
+  end, _ = _run(_pose2pose_step(model), state, [_pose2pose_batch(0)])
+  theirs = json.loads(str(recorded["grad_norms_step0"]))
+  _assert_close(_gradient_norms(state, end, "vae", names.POSE_VAE), theirs, 1e-3)
