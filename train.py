@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdt_jax import cli
+from sdt_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
@@ -22,22 +23,25 @@ _TAG = flags.DEFINE_string("tag", "", "Added to the name of the default folder."
 _PRETRAINED = flags.DEFINE_string(
   "pretrained", None, "Workdir of a run whose weights to start from."
 )
-flags.mark_flag_as_required("config")
+flags.mark_flag_as_required("config")  # DEFINE_config_file has no `required`
 
 
 def main() -> None:
+  config_file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  if not config_file.is_file():  # ml_collections fails only when a field is read
+    raise UserError(f"--config={config_file}: no such file; try configs/quick.py")
+
   # Imported late: flags are checked before JAX starts.
   from sdt_jax.synthesis import samples
   from sdt_jax.training import loop
 
-  workdir = pathlib.Path(_WORKDIR.value or _default_workdir())
-  loop.train(_CONFIG.value, workdir, samples.write_sample, _PRETRAINED.value)
+  workdir = pathlib.Path(_WORKDIR.value or _default_workdir(config_file.stem))
+  loop.train(_CONFIG.value, workdir, samples.Gallery, _PRETRAINED.value)
   print(f"trained: {workdir}")
 
 
-def _default_workdir() -> str:
+def _default_workdir(name: str) -> str:
   date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
   return "_".join(filter(None, (f"output/{date}", name, _TAG.value)))
 
 

@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.template = ml_collections.ConfigDict()
   # "bp" (learnt with the generator), "vae" (from a trained pose VAE) or "none"
   c.template.kind = "bp"
+  c.template.pose_vae = ""  # "vae": workdir of the pose2pose run on the same clips
   c.template.size = 32
   c.template.frame_wise = False  # True: one template for each frame of a clip
   c.template.kl_weight = 0.1  # the paper states 1, its code uses 0.1

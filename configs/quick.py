@@ -11,15 +11,15 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
   c = common.get_config()
   c.batch_size = 16
-  c.num_epochs = 20
+  c.num_epochs = 10
   c.dataset.num_train_clips = 768
   c.dataset.num_dev_clips = 64
   c.generator.channels = 96
   c.generator.audio_channels = (12, 24, 48, 96)
   c.template.learning_rate = 1e-2
   c.optimizer.learning_rate = 1e-3
-  c.optimizer.milestones = (15, 18)
+  c.optimizer.milestones = (7, 9)
   c.log.dev_videos = 2
   c.log.train_videos = 0
-  c.log.video_every_epochs = 10
+  c.log.video_every_epochs = 5
   return c

@@ -59,6 +59,18 @@ def create(
   write_text(path / CONFIG, config.to_json_best_effort(indent=2) + "\n")
 
 
+def read_clips(path: pathlib.Path) -> list[str]:
+  """The training clips of a run; row i of its template bank belongs to clip i.
+
+  Raises:
+    UserError: the file is missing.
+  """
+  try:
+    return (path / CLIPS).read_text().splitlines()
+  except OSError as e:
+    raise UserError(f"{path / CLIPS}: cannot be read ({e.strerror})") from e
+
+
 def read_config(path: pathlib.Path) -> Config:
   """The config of a run.
 

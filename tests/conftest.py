@@ -1,7 +1,8 @@
-"""Eight fake CPU devices, and shapes checked at run time, for every test."""
+"""What every test stands on: eight fake CPU devices, and the real packs if any."""
 
 import os
 
+# Before JAX starts, so before the other imports.
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -9,9 +10,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib
 
+import jax
 import librosa
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+  """Programs that several tests (and test processes) compile are compiled once."""
+  folder = tmp_path_factory.getbasetemp().parent / "jax_cache"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")

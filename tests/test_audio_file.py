@@ -119,7 +119,8 @@ def test_codecs_give_the_mean_of_the_channels(
 def test_many_planar_channels_are_read(tmp_path):  # PyAV alone crashes on them
   encode(tmp_path / "a.m4a", np.stack([tone()] * 8), RATE, "aac", "ipod")
   samples, _ = read_audio(tmp_path / "a.m4a")
-  assert samples.std() == pytest.approx(tone().std(), rel=0.1)
+  # The encoder takes the tone out of the eighth, which is for low frequencies.
+  assert samples.std() == pytest.approx(7 / 8 * tone().std(), rel=0.05)
 
 
 def test_tags_need_not_be_unicode(tmp_path):

@@ -62,6 +62,19 @@ class Evaluator:
       scores = {k: v for k, v in outputs.items() if v.ndim == 1}
       yield parallel.fetch(scores), mask
 
+  def predict(
+    self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
+  ) -> np.ndarray:
+    """Predicted final poses (N, 64, 2, 121) of the whole split; see `scores`."""
+
+    def outputs():
+      for batch in pipeline.eval_batches(split, batch_size=self._batch_size):
+        mask = batch.pop("mask")
+        poses_px = self._run(state, batch, templates)["poses_px"]
+        yield {"poses_px": parallel.fetch(poses_px)}, mask
+
+    return metrics.collect(outputs())["poses_px"]
+
   def poses(
     self,
     state: TrainState,

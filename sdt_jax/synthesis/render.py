@@ -7,17 +7,15 @@ Colours tell the sides: the person's right in warm, the left in cool ones.
 """
 
 import dataclasses
-import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from sdt_jax import audio as audio_lib
+from sdt_jax import files
 from sdt_jax import keypoints as kp
-from sdt_jax.errors import UserError
 from sdt_jax.speakers import COMMON_SHOULDER_WIDTH_PX
 
 Color = tuple[int, int, int]
@@ -234,14 +232,14 @@ def _draw_hand(pen: _Pen, side: str) -> None:
 def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Lowest and highest x, y that the poses reach, but for NaN and wild points.
 
-  Single points out of place are cut off as the outermost thousandth on each side.
+  Points out of place are cut off: the outermost 0.02 % on each side, at least one.
   """
   points = np.moveaxis(poses_px, -2, 0).reshape(2, -1)
   points = points[:, (np.abs(points) < _REACH_PX).all(0)]
   if not points.size:
     return np.zeros(2), np.zeros(2)
-  low = np.percentile(points, 0.1, axis=1, method="higher")
-  high = np.percentile(points, 99.9, axis=1, method="lower")
+  low = np.percentile(points, 0.02, axis=1, method="higher")
+  high = np.percentile(points, 99.98, axis=1, method="lower")
   low, high = np.minimum(low, 0), np.maximum(high, 0)  # the neck is always there
   return low - (0, _CROWN_PX), high
 
@@ -297,13 +295,8 @@ def side_by_side_frames(
   background = _blank(size)
   background[:, half] = _FAINT
   for x, label in zip((half // 2, half + half // 2), labels, strict=True):
-    _write(
-      background,
-      label,
-      (x, round(0.96 * size[1])),
-      0.9 * size[1] / _NATURAL_HEIGHT,
-      _INK,
-    )
+    at = (x, round(0.96 * size[1]))
+    _write(background, label, at, 0.9 * size[1] / _NATURAL_HEIGHT, _INK)
   for pose_px, true_px in zip(poses_px, truth_px, strict=True):
     frame = background.copy()
     draw_pose(frame[:, :half], pose_px, neck, scale)
@@ -400,12 +393,6 @@ def write_png(path: str | pathlib.Path, image: np.ndarray) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  path = pathlib.Path(path)
   _, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
-  try:
-    with tempfile.TemporaryDirectory(prefix=".png-", dir=path.parent) as folder:
-      unfinished = pathlib.Path(folder, "picture.png")
-      unfinished.write_bytes(data.tobytes())
-      os.replace(unfinished, path)
-  except OSError as e:
-    raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(data.tobytes())

@@ -1,13 +1,124 @@
-"""The videos that a training run leaves: prediction beside truth, with sound."""
+"""The pictures that a training run leaves: sample videos and maps of the templates."""
 
+import concurrent.futures
+import logging
 import pathlib
+import threading
+from collections.abc import Callable
 
+import matplotlib
+import numpy as np
+import tensorboardX
+
+from sdt_jax import audio, files
 from sdt_jax.synthesis import render, video
 from sdt_jax.training.loop import Sample
 
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt
+
+_log = logging.getLogger(__name__)
+
+_WAITING = 8  # pictures that may wait before training does
+_BOARD_SIZE = (480, 135)  # of videos in TensorBoard, which keeps them as GIF
+
 
 def write_sample(folder: pathlib.Path, sample: Sample) -> None:
-  """Writes `<folder>/<sample.name>.mp4`."""
+  """Writes `<folder>/<sample.name>.mp4`: prediction beside truth, with sound."""
   folder.mkdir(parents=True, exist_ok=True)
   frames = render.side_by_side_frames(sample.poses_px, sample.truth_px)
   video.write_video(folder / f"{sample.name}.mp4", frames, audio=sample.audio)
+
+
+def write_template_map(path: pathlib.Path, bank: np.ndarray, title: str) -> None:
+  """Writes a PNG of the bank in its two main directions (the paper's Fig. 4).
+
+  Args:
+    path: of the picture.
+    bank: (N, D), or (N, T, D), which is shown as N points of T x D dimensions.
+    title: above the picture.
+  """
+  points, shares = principal_components(bank)
+  figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
+  dots = axes.scatter(*points.T, c=np.arange(len(points)), s=9, cmap="viridis")
+  figure.colorbar(dots, label="training clip")
+  axes.set_title(title)
+  axes.set_xlabel(f"1st component ({shares[0]:.0%} of variance)")
+  axes.set_ylabel(f"2nd component ({shares[1]:.0%})")
+  axes.set_aspect("equal", "datalim")
+  with files.replacing(path) as temporary:
+    figure.savefig(temporary, dpi=110)
+  plt.close(figure)
+
+
+def principal_components(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(N, 2) coordinates of the rows in their main plane; (2,) its shares of variance."""
+  centred = bank.reshape(len(bank), -1) - bank.reshape(len(bank), -1).mean(0)
+  u, s, _ = np.linalg.svd(centred, full_matrices=False)
+  total = max(float(np.square(s).sum()), np.finfo(np.float32).tiny)
+  return u[:, :2] * s[:2], np.square(s[:2]) / total
+
+
+class Gallery:
+  """Makes the pictures of a run in a thread of its own.
+
+  When too many wait, adding one more waits. What fails is told and left out: pictures
+  never stop a training run.
+
+  Args:
+    folder: where they go.
+    board: TensorBoard writer, for the maps and, if asked for, the videos.
+    board_videos: whether TensorBoard gets the sample videos and their sound.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, board: tensorboardX.SummaryWriter, board_videos: bool
+  ):
+    self._folder, self._board, self._board_videos = folder, board, board_videos
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, "gallery")
+    self._slots = threading.BoundedSemaphore(_WAITING)
+
+  def add_sample(self, sample: Sample, step: int) -> None:
+    """Writes a sample video."""
+    self._submit(self._sample, sample, step)
+
+  def add_templates(self, bank: np.ndarray, epoch: int, step: int) -> None:
+    """Draws the map of the template bank."""
+    self._submit(self._templates, bank, epoch, step)
+
+  def close(self) -> None:
+    """Waits for what is under way."""
+    self._thread.shutdown()
+
+  def _submit(self, make: Callable, *args) -> None:
+    self._slots.acquire()
+    self._thread.submit(self._guarded, make, *args)
+
+  def _guarded(self, make: Callable, *args) -> None:
+    try:
+      make(*args)
+    except Exception as e:  # whatever it is, the run is worth more
+      _log.warning("a picture is left out (%s: %s)", type(e).__name__, e)
+    finally:
+      self._slots.release()
+
+  def _sample(self, sample: Sample, step: int) -> None:
+    write_sample(self._folder, sample)
+    if self._board_videos:
+      tag = f"samples/{sample.name.split('_', 1)[-1]}"
+      frames = render.side_by_side_frames(
+        sample.poses_px, sample.truth_px, size=_BOARD_SIZE
+      )
+      clip = np.stack(list(frames)).transpose(0, 3, 1, 2)
+      self._board.add_video(tag, clip[None], step, fps=audio.FPS)
+      self._board.add_audio(
+        tag, sample.audio[:, None], step, sample_rate=audio.SAMPLE_RATE
+      )
+
+  def _templates(self, bank: np.ndarray, epoch: int, step: int) -> None:
+    path = self._folder / f"epoch{epoch:04d}_templates.png"
+    write_template_map(path, bank, f"templates after epoch {epoch}")
+    self._board.add_image(
+      "templates", plt.imread(path)[..., :3], step, dataformats="HWC"
+    )

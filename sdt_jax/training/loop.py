@@ -3,9 +3,10 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from tensorboardX import SummaryWriter
 
 from sdt_jax import speakers, workdir
 from sdt_jax.config import Config
@@ -15,6 +16,7 @@ from sdt_jax.evaluation.loop import Evaluator, draw_templates
 from sdt_jax.training import checkpoints, experiments, parallel, runs
 from sdt_jax.training.logs import RunLog
 from sdt_jax.training.train_state import TrainState
+from sdt_jax.training.voice2pose import Voice2Pose
 
 
 class Sample(NamedTuple):
@@ -32,13 +34,23 @@ class Sample(NamedTuple):
   audio: np.ndarray
 
 
-SampleWriter = Callable[[pathlib.Path, Sample], None]
+class Gallery(Protocol):
+  """Makes pictures of what the training comes to; see `synthesis.samples`."""
+
+  def add_sample(self, sample: Sample, step: int) -> None: ...
+
+  def add_templates(self, bank: np.ndarray, epoch: int, step: int) -> None: ...
+
+  def close(self) -> None: ...
+
+
+MakeGallery = Callable[[pathlib.Path, SummaryWriter, bool], Gallery]
 
 
 def train(
   config: Config,
   path: pathlib.Path,
-  write_sample: SampleWriter,
+  make_gallery: MakeGallery,
   pretrained: str | None = None,
 ) -> None:
   """Trains; resumes the run in `path` if there is one.
@@ -46,7 +58,8 @@ def train(
   Args:
     config: fields as in `configs/common.py`.
     path: the workdir.
-    write_sample: makes a video of a sample in the given folder.
+    make_gallery: for the pictures, of a folder, a TensorBoard writer and whether that
+      gets the videos, too.
     pretrained: workdir of a run whose weights to start from.
 
   Raises:
@@ -78,6 +91,9 @@ def train(
     every_steps=config.log.every_steps,
     batch_size=config.batch_size,
   )
+  gallery = make_gallery(
+    path / workdir.VIDEOS, log.tensorboard, config.log.tensorboard_videos
+  )
   for step in range(start + 1, job.total_steps + 1):
     state, metrics = train_step(state, parallel.split(next(batches)))
     log.train_step(step, metrics)
@@ -86,8 +102,9 @@ def train(
       scores = _validate(job, state, log, step)
       if epoch % config.checkpoint.every_epochs == 0 or step == job.total_steps:
         saved.save(state, {"epoch": epoch, "num_clips": len(job.train)}, scores)
-      _write_samples(job, state, epoch, path / workdir.VIDEOS, write_sample)
+      _show(job, state, epoch, step, gallery)
   saved.close()
+  gallery.close()
   log.close()
 
 
@@ -132,7 +149,7 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
       f"config.batch_size {config.batch_size} is larger than the train split of "
       f"{len(train)} clips; give a smaller one"
     )
-  workdir.create(path, config, speaker, [train.clip_id(i) for i in range(len(train))])
+  workdir.create(path, config, speaker, _clip_ids(train))
   steps_per_epoch = len(train) // config.batch_size
   experiment = experiments.build(config, steps_per_epoch)
   evaluator = Evaluator(
@@ -154,6 +171,10 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
   )
 
 
+def _clip_ids(split: pipeline.Split) -> list[str]:
+  return [split.clip_id(row) for row in range(len(split))]
+
+
 def _first_state(
   job: _Job, saved: checkpoints.Checkpoints, pretrained: str | None
 ) -> tuple[TrainState, int]:
@@ -167,6 +188,9 @@ def _first_state(
         f"{saved.meta(step)['num_clips']}; restore the data or give another --workdir"
       )
     return saved.restore(step, parallel.replicate(state)), step
+  if isinstance(job.experiment, Voice2Pose) and job.experiment.template == "vae":
+    bank = runs.template_bank(job.config.template.pose_vae, _clip_ids(job.train))
+    state = state.replace(bank={"mean": bank})
   if pretrained:
     state = runs.take_weights(state, pretrained, job.config.pretrained_partial)
   return parallel.replicate(state), 0
@@ -181,31 +205,27 @@ def _validate(job: _Job, state: TrainState, log: RunLog, step: int) -> dict[str,
   return means
 
 
-def _write_samples(
-  job: _Job, state: TrainState, epoch: int, folder: pathlib.Path, write: SampleWriter
+def _show(
+  job: _Job, state: TrainState, epoch: int, step: int, gallery: Gallery
 ) -> None:
-  """Videos of the first clips of both splits, at the epochs that the config names."""
+  """Pictures of the epochs that the config names: first clips, map of the templates."""
   every = job.config.log.video_every_epochs
   if not every or epoch % every:
     return
   bank = state.templates()
-  wanted = (
+  if bank is not None:
+    bank = np.asarray(bank)
+    gallery.add_templates(bank, epoch, step)
+  drawn = draw_templates(state, len(job.dev), job.config.seed)
+  for name, split, count, templates in (
     ("train", job.train, job.config.log.train_videos, bank),
-    (
-      "dev",
-      job.dev,
-      job.config.log.dev_videos,
-      draw_templates(state, len(job.dev), job.config.seed),
-    ),
-  )
-  for split_name, split, count, templates in wanted:
+    ("dev", job.dev, job.config.log.dev_videos, drawn),
+  ):
     rows = range(min(count, len(split), job.config.batch_size))
     if not rows:
       continue
-    if templates is not None:
-      templates = np.asarray(templates)
     poses_px, truth_px = job.evaluator.poses(state, split, rows, templates)
     sound = split.read(np.array(rows))["audio"]
     for i in rows:
-      name = f"epoch{epoch:04d}_{split_name}{i}"
-      write(folder, Sample(name, poses_px[i], truth_px[i], sound[i]))
+      sample = Sample(f"epoch{epoch:04d}_{name}{i}", poses_px[i], truth_px[i], sound[i])
+      gallery.add_sample(sample, step)

@@ -5,12 +5,14 @@ import pathlib
 from typing import Any
 
 import flax.traverse_util
+import jax
 
 from sdt_jax import speakers, workdir
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.training import experiments, parallel
 from sdt_jax.training.checkpoints import Checkpoints
+from sdt_jax.training.pose2pose import Pose2Pose
 from sdt_jax.training.train_state import TrainState
 
 
@@ -61,6 +63,35 @@ def load(path: str | pathlib.Path, step: str = "latest") -> Run:
   state = checkpoints.restore(found, parallel.replicate(like))
   checkpoints.close()
   return Run(config, speaker, experiment, state, found, meta["epoch"])
+
+
+def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
+  """The template (N, D) that a pose VAE gave each training clip.
+
+  Args:
+    path: workdir of the pose VAE.
+    clip_ids: the training clips that the templates are for.
+
+  Raises:
+    UserError: it is no pose VAE, or was trained on other clips.
+  """
+  if not path:
+    raise UserError(
+      "config.template.pose_vae is not set; train configs/pose2pose.py on the same "
+      "data and give its workdir"
+    )
+  run = load(path)
+  if not isinstance(run.experiment, Pose2Pose):
+    raise UserError(
+      f"config.template.pose_vae={path}: not a pose VAE; give the workdir of a "
+      "configs/pose2pose.py run"
+    )
+  if workdir.read_clips(pathlib.Path(path)) != clip_ids:
+    raise UserError(
+      f"config.template.pose_vae={path}: was trained on other clips; train it on the "
+      "same data"
+    )
+  return run.state.bank["mean"]
 
 
 def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:

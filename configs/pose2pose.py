@@ -1,0 +1,16 @@
+"""The pose VAE: gives SDT-VAE its templates, and the metric FTD its features.
+
+    python train.py --config=configs/pose2pose.py --config.dataset.name=speech2gesture \
+      --config.dataset.root=DATA --config.dataset.speaker=oliver
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = common.get_config()
+  c.experiment = "pose2pose"
+  c.checkpoint.best_metric = "l1"
+  return c

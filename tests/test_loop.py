@@ -1,0 +1,207 @@
+"""A whole training run, and what its workdir is good for afterwards."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import sdt_jax
+from sdt_jax import audio, workdir
+from sdt_jax.errors import UserError
+from sdt_jax.evaluation import run as evaluation
+from sdt_jax.synthesis import samples
+from sdt_jax.training import loop, runs
+
+
+class _NoGallery:
+  """No picture is asked for but the map of the templates."""
+
+  def __init__(self, folder, board, board_videos):
+    pass
+
+  def add_sample(self, sample, step):
+    raise AssertionError("no sample video was asked for")
+
+  def add_templates(self, bank, epoch, step):
+    assert bank.ndim >= 2
+
+  def close(self):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+  """Workdir of a run of two epochs of two steps."""
+  path = tmp_path_factory.mktemp("run") / "workdir"
+  loop.train(tiny.config(data_dir), path, _NoGallery)
+  return path
+
+
+def _lines(path):
+  return [json.loads(line) for line in (path / workdir.METRICS).open()]
+
+
+def _equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_workdir_describes_itself(trained):
+  assert workdir.read_config(trained).template.size == 4
+  assert workdir.read_speaker(trained).name == "ada"
+  assert len((trained / workdir.CLIPS).read_text().splitlines()) == 20
+  assert list(trained.glob("events.*"))
+  lines = _lines(trained)
+  assert [(x["step"], x["epoch"], x["split"]) for x in lines] == [
+    (1, 1, "train"),
+    (2, 1, "train"),
+    (2, 1, "dev"),
+    (3, 2, "train"),
+    (4, 2, "train"),
+    (4, 2, "dev"),
+  ]
+  assert {"loss", "l1", "kl"} <= lines[0].keys()
+  assert {"l1", "l2", "lip_sync"} <= lines[2].keys()
+  assert all(np.isfinite(v) for x in lines for v in x.values() if v != x["split"])
+
+
+def test_a_resumed_run_equals_one_that_was_not_interrupted(trained, data_dir, tmp_path):
+  loop.train(tiny.config(data_dir, num_epochs=1), tmp_path / "w", _NoGallery)
+  loop.train(tiny.config(data_dir), tmp_path / "w", _NoGallery)
+  _equal(runs.load(tmp_path / "w").state, runs.load(trained).state)
+  timeless = [
+    [{k: v for k, v in x.items() if k != "clips_per_s"} for x in _lines(path)]
+    for path in (tmp_path / "w", trained)
+  ]
+  assert timeless[0] == timeless[1]
+
+
+def test_a_finished_run_is_left_as_it_is(trained, data_dir):
+  before = _lines(trained)
+  loop.train(tiny.config(data_dir), trained, _NoGallery)
+  assert _lines(trained) == before
+
+
+def test_the_seed_decides(trained, data_dir, tmp_path):
+  loop.train(tiny.config(data_dir, seed=1), tmp_path / "w", _NoGallery)
+  assert _lines(tmp_path / "w")[0]["loss"] != _lines(trained)[0]["loss"]
+
+
+def test_pmap_trains_like_jit(trained, data_dir, tmp_path):
+  loop.train(tiny.config(data_dir, parallel="pmap"), tmp_path / "w", _NoGallery)
+  for ours, theirs in zip(_lines(tmp_path / "w"), _lines(trained), strict=True):
+    assert ours["l1"] == pytest.approx(theirs["l1"], rel=1e-3)
+
+
+def test_another_config_is_refused_by_name(trained, data_dir):
+  config = tiny.config(data_dir, **{"generator.channels": 16})
+  with pytest.raises(UserError, match=r"generator.channels \(8 -> 16\)"):
+    loop.train(config, trained, _NoGallery)
+
+
+def test_other_clips_are_refused(trained, data_dir, tmp_path):
+  stored = workdir.read_config(trained).to_dict()
+  config = tiny.config(data_dir)
+  config.dataset.num_train_clips = 24
+  stored["dataset"]["num_train_clips"] = 24
+  original = (trained / workdir.CONFIG).read_text()
+  (trained / workdir.CONFIG).write_text(json.dumps(stored))
+  try:
+    with pytest.raises(UserError, match="24 clips"):
+      loop.train(config, trained, _NoGallery)
+  finally:
+    (trained / workdir.CONFIG).write_text(original)
+    loop.train(tiny.config(data_dir), trained, _NoGallery)
+
+
+@pytest.mark.parametrize(
+  ("fields", "complaint"),
+  [
+    ({"batch_size": 32}, "larger than the train split of 20"),
+    ({"batch_size": 12}, "not divisible by the 8 devices"),
+    ({"parallel": "dask"}, "config.parallel is 'dask'"),
+    ({"num_epochs": 0}, "config.num_epochs is 0"),
+    ({"dataset.name": "imagenet"}, "config.dataset.name"),
+    ({"dataset.name": "speech2gesture"}, "root"),
+  ],
+)
+def test_bad_fields_are_named_before_anything_is_written(
+  data_dir, tmp_path, fields, complaint
+):
+  with pytest.raises(UserError, match=complaint) as e:
+    loop.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
+  assert "\n" not in str(e.value)
+  assert not (tmp_path / "w").exists()
+
+
+def test_pretrained_takes_the_weights_alone(trained, data_dir, tmp_path):
+  config = tiny.config(data_dir, num_epochs=1, seed=5)
+  config.optimizer.learning_rate = config.template.learning_rate = 1e-12
+  loop.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
+  ours, theirs = runs.load(tmp_path / "w").state, runs.load(trained).state
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), ours.params, theirs.params
+  )
+  assert int(ours.step) == 2
+
+
+def test_pretrained_refuses_another_shape(trained, data_dir, tmp_path):
+  config = tiny.config(data_dir, **{"generator.channels": 16})
+  with pytest.raises(UserError, match=r"--pretrained=.*has shape"):
+    loop.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
+
+
+def test_evaluation_counts_every_clip(trained):
+  file = evaluation.evaluate_run(trained, evaluation.Options())
+  assert file == trained / "eval_dev_4.json"
+  result = json.loads(file.read_text())
+  assert result["num_clips"] == 5
+  assert result["metrics"]["l2"]["low"] <= result["metrics"]["l2"]["value"]
+  # The validation at the end of the run scored the same clips and templates.
+  assert result["metrics"]["l2"]["value"] == pytest.approx(_lines(trained)[-1]["l2"])
+
+
+@pytest.mark.parametrize("step", ["2", "best"])
+def test_any_checkpoint_can_be_scored(trained, step):
+  result = json.loads(
+    evaluation.evaluate_run(
+      trained, evaluation.Options(step=step, split="train")
+    ).read_text()
+  )
+  assert result["num_clips"] == 20
+
+
+def test_sample_videos_are_written(data_dir, tmp_path):
+  config = tiny.config(data_dir, num_epochs=1)
+  config.log.video_every_epochs = 1
+  config.log.dev_videos = config.log.train_videos = 1
+  config.log.tensorboard_videos = True
+  loop.train(config, tmp_path / "w", samples.Gallery)
+  files = sorted(p.name for p in (tmp_path / "w" / workdir.VIDEOS).iterdir())
+  assert files == [
+    "epoch0001_dev0.mp4",
+    "epoch0001_templates.png",
+    "epoch0001_train0.mp4",
+  ]
+
+
+def test_a_run_can_be_loaded_as_a_library(trained):
+  model = sdt_jax.load(trained)
+  sound = np.random.default_rng(0).standard_normal(44_100).astype(np.float32) * 0.1
+  poses = model.generate(sound, 44_100, template=3)
+  assert poses.shape == (audio.num_frames(16_000), 2, 121)
+  assert np.isfinite(poses).all()
+  assert np.abs(poses - model.generate(sound, 44_100, template=4)).max() > 0
+
+
+def test_a_truncated_last_line_of_metrics_is_dropped(trained, data_dir):
+  whole = (trained / workdir.METRICS).read_text()
+  (trained / workdir.METRICS).write_text(whole + '{"step": 5, "ep')
+  loop.train(tiny.config(data_dir), trained, _NoGallery)
+  assert (trained / workdir.METRICS).read_text() == whole

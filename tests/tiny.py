@@ -1,0 +1,23 @@
+"""Configs of runs that take seconds."""
+
+import ml_collections
+
+from configs import quick
+
+
+def config(data_dir, **fields) -> ml_collections.ConfigDict:
+  """The quick config, smaller still; `fields` such as `num_epochs=3`."""
+  c = quick.get_config()
+  c.batch_size = 8
+  c.num_epochs = 2
+  c.dataset.num_train_clips = 20
+  c.dataset.num_dev_clips = 5
+  c.dataset.data_dir = str(data_dir)
+  c.generator.channels = 8
+  c.generator.audio_channels = (4, 4, 8, 8)
+  c.template.size = 4
+  c.log.every_steps = 1
+  c.log.train_videos = 0
+  c.log.dev_videos = 0
+  c.update_from_flattened_dict(fields)
+  return c
