@@ -34,6 +34,11 @@ def num_samples(num_frames: int) -> int:
   return int(num_frames * SAMPLE_RATE / FPS)
 
 
+def num_mel_frames(num_samples: int) -> int:
+  """Time steps of the spectrogram of a sound: 427 for a clip."""
+  return num_samples // _HOP + 1
+
+
 def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
   """Crops or zero-pads the last axis to `num_samples(frames)`."""
   length = num_samples(frames)
@@ -76,7 +81,7 @@ def mel_spectrogram(audio: jax.Array) -> jax.Array:
   side = _N_FFT // 2
   padding = [(0, 0)] * (audio.ndim - 1) + [(side, side)]
   padded = jnp.pad(audio, padding, mode="reflect")
-  starts = jnp.arange(audio.shape[-1] // _HOP + 1) * _HOP
+  starts = jnp.arange(num_mel_frames(audio.shape[-1])) * _HOP
   frames = padded[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()
   spectrum = jnp.fft.rfft(frames)
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)

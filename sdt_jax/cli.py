@@ -37,8 +37,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as e:
     _stop(str(e))
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-    # What ml_collections raises for unknown fields, wrong types and missing files.
+  except KeyError as e:
+    _stop(f"--config: there is no field {e.args[0]}; configs/common.py has them all")
+  except (
+    AttributeError,
+    TypeError,
+    ValueError,
+    OSError,
+    ImportError,
+    SyntaxError,
+  ) as e:
+    # What ml_collections raises for wrong types and for files that are no config.
     _stop(f"--config: {e}")
 
 

@@ -30,7 +30,9 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
       f"{path}: cannot be written ({e.strerror or e}); choose another folder"
     ) from e
   finally:
-    temporary.unlink(missing_ok=True)
+    # Not `missing_ok`: a file in the place of the folder is another error.
+    with contextlib.suppress(OSError):
+      temporary.unlink()
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:

@@ -26,7 +26,9 @@ def _run(title: str, program: str, *flags: str) -> None:
 def main() -> None:
   start = time.perf_counter()
   workdir, demo = f"--workdir={_WORKDIR}", _WORKDIR / "demo"
-  _run("Train on the synthetic speaker", "train.py", "--config=configs/quick.py", workdir)
+  _run(
+    "Train on the synthetic speaker", "train.py", "--config=configs/quick.py", workdir
+  )
   _run("Score on clips it has not seen", "eval.py", workdir)
   _run(
     "Render a speech sample with two templates",

@@ -124,8 +124,11 @@ def _table_from_json(table: Any, where: str) -> PoseTable:
       f"{where}: expected mean and std of {2 * kp.NUM_KEYPOINTS} numbers and a "
       f"scale_factor ({type(e).__name__}: {e})"
     ) from e
-  if not (np.isfinite(mean).all() and (std > 0).all() and scale_factor > 0):
-    raise UserError(f"{where}: mean must be finite, std and scale_factor positive")
+  finite = all(np.isfinite(x).all() for x in (mean, std, scale_factor))
+  if not (finite and (std > 0).all() and scale_factor > 0):
+    raise UserError(
+      f"{where}: mean, std and scale_factor must be finite, the latter two positive"
+    )
   return PoseTable(mean, std, scale_factor)
 
 

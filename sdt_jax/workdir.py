@@ -82,7 +82,10 @@ def read_config(path: pathlib.Path) -> Config:
   fields = _read_json(path / CONFIG)
   if not isinstance(fields, dict):
     raise UserError(f"{path / CONFIG}: not the config of a training run")
-  return ml_collections.ConfigDict(fields)
+  try:
+    return ml_collections.ConfigDict(fields)
+  except ValueError as e:
+    raise UserError(f"{path / CONFIG}: not the config of a training run ({e})") from e
 
 
 def read_speaker(path: pathlib.Path) -> speakers.Speaker:

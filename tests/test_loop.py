@@ -127,6 +127,7 @@ def test_other_clips_are_refused(trained, data_dir, tmp_path):
     ({"batch_size": 12}, "not divisible by the 8 devices"),
     ({"parallel": "dask"}, "config.parallel is 'dask'"),
     ({"num_epochs": 0}, "config.num_epochs is 0"),
+    ({"checkpoint.best_metric": "beauty"}, "best_metric is 'beauty'"),
     ({"dataset.name": "imagenet"}, "config.dataset.name"),
     ({"dataset.name": "speech2gesture"}, "root"),
   ],

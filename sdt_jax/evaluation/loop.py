@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from sdt_jax import audio, pose
+from sdt_jax import keypoints as kp
 from sdt_jax.data import pipeline
 from sdt_jax.evaluation import metrics
 from sdt_jax.training import parallel, pose2pose, voice2pose
@@ -41,6 +42,12 @@ class Evaluator:
     self._predict_and_score = parallel.map_clips(
       functools.partial(_predict_and_score, experiment, table, hierarchical), mode
     )
+
+  @staticmethod
+  def metric_names() -> list[str]:
+    """What `scores` gives."""
+    poses = jax.ShapeDtypeStruct((1, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS), "float32")
+    return ["l1", *jax.eval_shape(metrics.per_clip, poses, poses)]
 
   def scores(
     self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None

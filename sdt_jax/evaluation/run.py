@@ -15,7 +15,7 @@ from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import metrics, references, scoring, template_source
 from sdt_jax.evaluation.loop import Evaluator
-from sdt_jax.training import experiments, runs
+from sdt_jax.training import experiments, parallel, runs
 from sdt_jax.training.loop import Sample
 from sdt_jax.training.pose2pose import Pose2Pose
 from sdt_jax.training.runs import Run
@@ -81,7 +81,7 @@ def evaluate_run(
     run.experiment,
     run.speaker.table(hierarchical),
     hierarchical=hierarchical,
-    batch_size=run.config.batch_size,
+    batch_size=parallel.round_up(run.config.batch_size),
     mode=run.config.parallel,
   )
   truth_px = clips_px(run, split, np.arange(len(split)))

@@ -10,7 +10,7 @@ import numpy as np
 from sdt_jax import audio, audio_file, pose, speakers
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import templates
-from sdt_jax.training import runs, voice2pose
+from sdt_jax.training import parallel, runs, voice2pose
 from sdt_jax.training.voice2pose import Voice2Pose
 
 
@@ -45,7 +45,8 @@ class GestureModel:
     self.step = run.step
     self._hierarchical = run.config.pose.hierarchical
     self._table = body.table(self._hierarchical)
-    self._state = run.state
+    # Generation has no use for optimisers, and for one device only.
+    self._state = parallel.on_one_device(run.state.replace(opt_states={}))
     bank = run.state.templates()
     self.bank = None if bank is None else np.asarray(bank)
     """(N, D) template of each training clip (line i of clips.txt), or None."""
@@ -76,8 +77,8 @@ class GestureModel:
       UserError: the sound or the template cannot be used.
     """
     sound = audio_file.to_model_rate(sound, sample_rate)
-    if isinstance(template, np.ndarray):
-      code = template
+    if isinstance(template, np.ndarray | jax.Array):
+      code = templates.check(np.asarray(template), self.bank)
     else:
       chosen = templates.choose(str(template), self.bank, 1, seed)[0]
       code = None if chosen is None else chosen.code
@@ -89,7 +90,7 @@ class GestureModel:
     padded_frames = max(num_frames, audio.CLIP_FRAMES)
     sound = audio.fit_to_frames(sound, padded_frames)
     if code is not None:
-      code = _fit_template(np.asarray(code, np.float32), num_frames, padded_frames)
+      code = _fit_template(code, num_frames, padded_frames)
     mel = audio.mel_spectrogram(jnp.asarray(sound[None]))
     poses_norm = self._predict(self._state, mel, code, num_frames=padded_frames)
     poses_px = pose.to_final(np.asarray(poses_norm[0]), self._table, self._hierarchical)

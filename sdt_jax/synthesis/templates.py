@@ -10,6 +10,7 @@ FILE.npz   array `template`: (D,) or (S, D) for S renderings, or (S, T, D) for
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -68,6 +69,24 @@ def choose(
   )
 
 
+def check(code: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
+  """The template `code`, (D,) or (T, D), as float32.
+
+  Raises:
+    UserError: it does not fit the templates of `bank`.
+  """
+  if bank is None:
+    raise UserError("template: this model has no templates; leave it out")
+  size = bank.shape[-1]
+  if code.ndim not in (1, 2) or code.shape[-1] != size or not code.size:
+    raise UserError(
+      f"template: has shape {code.shape}, expected ({size},) or (frames, {size})"
+    )
+  if not np.isfinite(code).all():
+    raise UserError("template: holds NaN or infinite numbers")
+  return code.astype(np.float32)
+
+
 def _row(text: str, spec: str, size: int) -> int:
   row = int(text)
   if not 0 <= row < size:
@@ -94,7 +113,15 @@ def _read(path: pathlib.Path, size: int) -> np.ndarray:
     raise UserError(f"--template={path}: no such file") from None
   except KeyError:
     raise UserError(f"--template={path}: has no array named 'template'") from None
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+  # TypeError: a single array (.npy) under this name.
+  except (
+    OSError,
+    TypeError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as e:
     raise UserError(f"--template={path}: not an .npz file of numbers ({e})") from e
   if codes.ndim == 1:
     codes = codes[None]

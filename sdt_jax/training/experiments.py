@@ -37,6 +37,7 @@ _POSITIVE = (
   "template.size",
   "optimizer.learning_rate",
   "template.learning_rate",
+  "discriminator.learning_rate",
   "log.every_steps",
   "checkpoint.every_epochs",
   "checkpoint.keep_latest",
@@ -51,8 +52,13 @@ def check(config: Config) -> None:
       raise UserError(f"config.{name} is {value!r}; expected one of {choices}")
   for name in _POSITIVE:
     value = _field(config, name)
-    if value <= 0:
+    if not value > 0:
       raise UserError(f"config.{name} is {value!r}; expected a positive number")
+  channels = config.generator.audio_channels
+  if len(channels) != 4 or not all(c > 0 for c in channels):
+    raise UserError(
+      f"config.generator.audio_channels is {channels!r}; expected 4 positive numbers"
+    )
 
 
 def _field(config: Config, name: str) -> Any:

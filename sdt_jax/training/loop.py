@@ -149,6 +149,7 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
       f"config.batch_size {config.batch_size} is larger than the train split of "
       f"{len(train)} clips; give a smaller one"
     )
+  _check_best_metric(config)
   workdir.create(path, config, speaker, _clip_ids(train))
   steps_per_epoch = len(train) // config.batch_size
   experiment = experiments.build(config, steps_per_epoch)
@@ -169,6 +170,15 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
     steps_per_epoch,
     config.num_epochs * steps_per_epoch,
   )
+
+
+def _check_best_metric(config: Config) -> None:
+  known = Evaluator.metric_names()
+  if config.checkpoint.best_metric not in known:
+    raise UserError(
+      f"config.checkpoint.best_metric is {config.checkpoint.best_metric!r}; expected "
+      f"one of {', '.join(known)}"
+    )
 
 
 def _clip_ids(split: pipeline.Split) -> list[str]:

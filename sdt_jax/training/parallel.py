@@ -5,6 +5,7 @@ A step sees its share of the batch and the axis name "data". `map_step` maps it 
 same on every device, batches (and per-clip outputs) are split along their first axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ Mode = Literal["jit", "pmap"]
 Tree = Any
 
 
+@functools.cache
 def _mesh() -> jax.sharding.Mesh:
   return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -33,9 +35,29 @@ def check_batch_size(batch_size: int) -> None:
     )
 
 
+def round_up(batch_size: int) -> int:
+  """The next batch size that can be split over all devices."""
+  devices = jax.device_count()
+  return -(-batch_size // devices) * devices
+
+
+def on_one_device(tree: Tree) -> Tree:
+  """A copy of a tree of arrays on the first device of this process."""
+  return jax.device_put(tree, jax.local_devices()[0])
+
+
 def replicate(state: Tree) -> Tree:
   """Puts a tree of arrays on every device."""
   return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def replicated_shapes(make: Callable[[], Tree]) -> Tree:
+  """What `replicate(make())` would be, in shapes alone: nothing is compiled or run."""
+  sharding = NamedSharding(_mesh(), PartitionSpec())
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    jax.eval_shape(make),
+  )
 
 
 def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from sdt_jax import audio
+from sdt_jax import keypoints as kp
 from sdt_jax.models.pose_vae import PoseVAE
 from sdt_jax.training import losses, train_state
 from sdt_jax.training.train_state import TrainState
@@ -37,7 +38,7 @@ class Pose2Pose:
 
 def init(model: Pose2Pose, key: jax.Array, num_clips: int) -> TrainState:
   """State before the first step, with an empty record of `num_clips` templates."""
-  poses = jnp.zeros((1, audio.CLIP_FRAMES, 2, 121))
+  poses = jnp.zeros((1, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS))
   noise = jnp.zeros((1, model.vae.size))
   variables = model.vae.init(key, poses, noise, train=True)
   rows = jnp.zeros((num_clips, model.vae.size))

@@ -1,6 +1,7 @@
 """Opens what a training run left in its workdir."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -52,15 +53,17 @@ def load(path: str | pathlib.Path, step: str = "latest") -> Run:
   speaker = workdir.read_speaker(path)
   try:
     experiment = experiments.build(config, steps_per_epoch=1)
-  except (AttributeError, KeyError) as e:
-    raise UserError(f"{path / workdir.CONFIG}: lacks a field ({e})") from e
+  except (AttributeError, KeyError, TypeError) as e:
+    raise UserError(
+      f"{path / workdir.CONFIG}: lacks a field, or one is of another type ({e})"
+    ) from e
   checkpoints = Checkpoints(
     path / workdir.CHECKPOINTS, config.checkpoint.best_metric, read_only=True
   )
   found = checkpoints.find(step)
   meta = checkpoints.meta(found)
-  like = experiments.init(experiment, config.seed, meta["num_clips"])
-  state = checkpoints.restore(found, parallel.replicate(like))
+  init = functools.partial(experiments.init, experiment, config.seed, meta["num_clips"])
+  state = checkpoints.restore(found, parallel.replicated_shapes(init))
   checkpoints.close()
   return Run(config, speaker, experiment, state, found, meta["epoch"])
 

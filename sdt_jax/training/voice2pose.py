@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from sdt_jax import audio
+from sdt_jax import keypoints as kp
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.training import losses, train_state
@@ -51,7 +52,8 @@ class Voice2Pose:
 
 def init(model: Voice2Pose, key: jax.Array, num_clips: int) -> TrainState:
   """State before the first step; templates (`num_clips` rows) start from zeros."""
-  mel = jnp.zeros((1, audio.NUM_MELS, 427))
+  mel_frames = audio.num_mel_frames(audio.num_samples(audio.CLIP_FRAMES))
+  mel = jnp.zeros((1, audio.NUM_MELS, mel_frames))
   has_template = model.template != "none"
   template = jnp.zeros((1, *model.template_shape)) if has_template else None
   keys = jax.random.split(key)
@@ -59,7 +61,7 @@ def init(model: Voice2Pose, key: jax.Array, num_clips: int) -> TrainState:
     "generator": model.generator.init(keys[0], mel, template, audio.CLIP_FRAMES)
   }
   if model.discriminator:
-    motion = jnp.zeros((1, audio.CLIP_FRAMES - 1, 2, 121))
+    motion = jnp.zeros((1, audio.CLIP_FRAMES - 1, 2, kp.NUM_KEYPOINTS))
     networks["discriminator"] = model.discriminator.init(keys[1], motion, train=True)
   params = {name: variables["params"] for name, variables in networks.items()}
   stats = {name: v.get("batch_stats", {}) for name, v in networks.items()}

@@ -1,0 +1,117 @@
+"""Lengths of sounds, and the mel spectrogram."""
+
+import golden
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+
+from sdt_jax import audio
+
+RECORDED = golden.load("mel")
+NOISE = 0.1 * np.random.default_rng(0).standard_normal((3, 4000)).astype(np.float32)
+
+
+def test_a_training_clip_has_the_published_length():
+  assert audio.num_samples(audio.CLIP_FRAMES) == 68_266
+
+
+@hypothesis.given(st.integers(0, 10**7))
+def test_samples_over_frames_are_the_exact_number_rounded_down(frames):
+  assert audio.num_samples(frames) == frames * audio.SAMPLE_RATE // audio.FPS
+
+
+@hypothesis.given(st.integers(0, 10**9))
+def test_frames_under_samples_fit_under_the_sound(samples):
+  frames = audio.num_frames(samples)
+  assert audio.num_samples(frames) <= samples
+  # No whole frame is left over, but for one that ends with the sound to the sample.
+  assert samples <= audio.num_samples(frames + 1)
+
+
+@hypothesis.given(st.integers(1, 10**6))
+def test_frames_and_samples_go_there_and_back(frames):
+  # Both directions round down, so a frame may be lost, and never won.
+  assert audio.num_frames(audio.num_samples(frames)) in (frames - 1, frames)
+  assert audio.num_frames(audio.num_samples(frames) + 1) == frames
+
+
+@hypothesis.given(st.integers(1, 5000), st.integers(1, 5))
+def test_fit_to_frames_crops_or_pads_with_silence(samples, frames):
+  sound = np.arange(1, 2 * samples + 1, dtype=np.float32).reshape(2, samples)
+  fitted = audio.fit_to_frames(sound, frames)
+  length = audio.num_samples(frames)
+  assert fitted.shape == (2, length)
+  kept = min(samples, length)
+  np.testing.assert_array_equal(fitted[:, :kept], sound[:, :kept])
+  assert not fitted[:, kept:].any()
+
+
+def test_mel_filters_equal_the_original():
+  np.testing.assert_allclose(audio.mel_filters(), RECORDED["fb"], atol=1e-5)
+
+
+def test_mel_spectrogram_equals_the_original(speech):
+  length = int(RECORDED["num_samples"])
+  clips = np.stack([speech[o : o + length] for o in RECORDED["offsets"]])
+  ours = audio.mel_spectrogram(jnp.asarray(clips))
+  assert golden.relative_error(ours, RECORDED["mel"]) < 1e-5
+  short = audio.mel_spectrogram(jnp.asarray(speech[None, :16_000]))
+  assert golden.relative_error(short, RECORDED["mel_short"]) < 1e-5
+
+
+def test_mel_spectrogram_equals_librosa():
+  theirs = librosa.feature.melspectrogram(
+    y=NOISE[0],
+    sr=16_000,
+    n_fft=512,
+    win_length=400,
+    hop_length=160,
+    pad_mode="reflect",
+    n_mels=80,
+    fmin=55,
+    fmax=7500,
+    htk=True,
+    norm=None,
+  )
+  assert golden.relative_error(audio.mel_spectrogram(NOISE[0]), theirs) < 1e-5
+
+
+@pytest.mark.parametrize("samples", [257, 1066, 1600, 68_266])
+def test_mel_has_a_column_for_every_hop(samples):
+  shape = jax.eval_shape(audio.mel_spectrogram, jnp.zeros((2, samples))).shape
+  assert shape == (2, audio.NUM_MELS, samples // 160 + 1)
+
+
+@pytest.mark.parametrize("hertz", [200, 1000, 4000])
+def test_a_tone_is_loudest_at_its_pitch(hertz):
+  time = np.arange(8000) / audio.SAMPLE_RATE
+  mel = audio.mel_spectrogram(np.sin(2 * np.pi * hertz * time).astype(np.float32))
+  loudest = int(jnp.argmax(mel.mean(-1)))
+  bins = np.argmax(audio.mel_filters()[:, loudest])
+  assert bins * audio.SAMPLE_RATE / 512 == pytest.approx(hertz, abs=60)
+
+
+def test_power_grows_with_the_square():
+  once, twice = audio.mel_spectrogram(NOISE), audio.mel_spectrogram(2 * NOISE)
+  np.testing.assert_allclose(twice, 4 * once, rtol=1e-6)
+
+
+def test_clips_do_not_see_each_other():
+  together = audio.mel_spectrogram(NOISE)
+  for i, sound in enumerate(NOISE):
+    np.testing.assert_allclose(audio.mel_spectrogram(sound), together[i], rtol=1e-6)
+
+
+def test_jit_and_vmap_give_the_same():
+  expected = audio.mel_spectrogram(NOISE)
+  tolerance = {"rtol": 1e-4, "atol": 1e-6 * float(expected.max())}
+  np.testing.assert_allclose(
+    jax.jit(audio.mel_spectrogram)(NOISE), expected, **tolerance
+  )
+  np.testing.assert_allclose(
+    jax.vmap(audio.mel_spectrogram)(NOISE), expected, **tolerance
+  )

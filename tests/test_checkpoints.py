@@ -1,0 +1,268 @@
+"""What is saved comes back, what is damaged is named, and what is kept."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdt_jax.errors import UserError
+from sdt_jax.training import checkpoints, parallel
+from sdt_jax.training.train_state import TrainState
+
+META = {"epoch": 3, "num_clips": 5}
+
+
+def _state(step: int = 7, width: int = 3) -> TrainState:
+  rng = np.random.default_rng(step)
+  kernel = rng.standard_normal((4, width)).astype(np.float32)
+  kernel[0] = [np.nan, -0.0, 1e-42][:width] + [np.inf] * (width - 3)
+  return jax.tree.map(
+    jnp.asarray,
+    TrainState(
+      step=np.int32(step),
+      params={"generator": {"conv": {"kernel": kernel}}, "templates": kernel + 1},
+      batch_stats={"generator": {"norm": {"mean": kernel[0]}}},
+      opt_states={"generator": (np.int32(step), {"kernel": -kernel})},
+      bank={},
+    ),
+  )
+
+
+def _zeros(state: TrainState) -> TrainState:
+  return jax.tree.map(jnp.zeros_like, state)
+
+
+def _assert_same_bits(a, b) -> None:
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def _save(path, scores: dict[int, float], **kwargs) -> None:
+  """Checkpoints at these steps with these values of the metric "l1"."""
+  saved = checkpoints.Checkpoints(path, "l1", **kwargs)
+  for step, score in scores.items():
+    saved.save(_state(step), META | {"epoch": step}, {"l1": score, "l2": -score})
+  saved.close()
+
+
+def _open(path) -> checkpoints.Checkpoints:
+  return checkpoints.Checkpoints(path, "l1", read_only=True)
+
+
+def _steps(path) -> set[int]:
+  return {int(child.name) for child in path.iterdir() if child.name.isdecimal()}
+
+
+@pytest.fixture(scope="module")
+def _saved_once(tmp_path_factory):
+  path = tmp_path_factory.mktemp("saved") / "checkpoints"
+  _save(path, {7: 1.0})
+  return path
+
+
+@pytest.fixture
+def path(_saved_once, tmp_path):
+  """A folder with one checkpoint, of step 7, that a test may spoil."""
+  return shutil.copytree(_saved_once, tmp_path / "checkpoints")
+
+
+def test_a_state_comes_back_bit_by_bit(path):
+  _assert_same_bits(_open(path).restore(7, _zeros(_state())), _state())
+  assert _open(path).meta(7) == META | {"epoch": 7}
+
+
+def test_what_was_saved_is_the_state_of_that_moment(tmp_path):
+  """The next step takes over the memory of a state that is still being written."""
+  saved = checkpoints.Checkpoints(tmp_path, "l1")
+  state = parallel.replicate(_state()).replace(
+    bank={"mean": parallel.replicate(jnp.ones((500, 1000)))}
+  )
+  expected = jax.device_get(state)
+  add = parallel.map_step(
+    lambda state, batch: (jax.tree.map(lambda x: x + 1, state), batch["x"].sum()), "jit"
+  )
+  batch = parallel.split({"x": np.zeros(8, np.float32)})
+  saved.save(state, META, {"l1": 1.0})
+  for _ in range(5):
+    state, _ = add(state, batch)
+  jax.block_until_ready(state)
+  saved.close()
+  _assert_same_bits(_open(tmp_path).restore(7, _zeros(expected)), expected)
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+  scores = {1: 3.0, 2: 1.0, 3: 2.0, 4: 5.0, 5: 4.0}
+  _save(tmp_path, scores, keep_latest=2, keep_best=1)
+  assert _steps(tmp_path) == {2, 4, 5}
+  saved = _open(tmp_path)
+  assert (saved.find("latest"), saved.find("best"), saved.find("4")) == (5, 2, 4)
+  assert saved.latest_step() == 5
+  # A run that goes on later still knows the scores.
+  _save(tmp_path, {6: 9.0}, keep_latest=2, keep_best=1)
+  assert _steps(tmp_path) == {2, 5, 6}
+  assert _open(tmp_path).find("best") == 2
+  _save(tmp_path, {7: 0.5}, keep_latest=1, keep_best=2)
+  assert _steps(tmp_path) == {2, 7}
+
+
+def test_nothing_half_deleted_is_left(tmp_path):
+  _save(tmp_path, {1: 3.0, 2: 2.0, 3: 1.0})
+  leftover = tmp_path / "deleted" / "1"
+  leftover.mkdir(parents=True, exist_ok=True)
+  _save(tmp_path, {})
+  assert not leftover.exists()
+  assert _steps(tmp_path) == {3}
+
+
+def test_a_save_that_was_killed_is_no_checkpoint(path):
+  tmp = path / "9.orbax-checkpoint-tmp"
+  shutil.copytree(path / "7", tmp)
+  assert _open(path).find("latest") == 7
+  _save(path, {8: 3.0})
+  assert not tmp.exists()
+  assert _open(path).find("latest") == 8
+
+
+def test_reading_changes_nothing(path):
+  before = sorted(path.rglob("*"))
+  saved = _open(path)
+  saved.restore(saved.find("best"), _zeros(_state()))
+  saved.close()
+  assert sorted(path.rglob("*")) == before
+
+
+def test_without_a_checkpoint(tmp_path):
+  folder = tmp_path / "checkpoints"
+  assert not checkpoints.exists(folder)
+  with pytest.raises(
+    UserError, match="checkpoints: no checkpoint; train the run first"
+  ):
+    _open(folder).find("latest")
+  assert not folder.exists()
+  writer = checkpoints.Checkpoints(folder, "l1")
+  assert writer.latest_step() is None
+  writer.close()
+  assert not checkpoints.exists(folder)
+
+
+def test_exists(path):
+  assert checkpoints.exists(path)
+
+
+def test_the_best_falls_back_to_the_latest(tmp_path):
+  saved = checkpoints.Checkpoints(tmp_path, "other")
+  saved.save(_state(3), META, {"l1": 1.0})
+  saved.close()
+  assert _open(tmp_path).find("best") == 3
+
+
+@pytest.mark.parametrize("which", ["8", "0", "-7", "7.0", "newest", "", "Best", "7 "])
+def test_other_steps_are_refused_with_those_there_are(path, which):
+  with pytest.raises(UserError) as e:
+    _open(path).find(which)
+  message = str(e.value)
+  assert message.startswith(f"--step={which}: no such checkpoint in {path}")
+  assert message.endswith("there are latest, best, 7")
+
+
+@pytest.mark.parametrize(("of", "to"), [(1, 8), (8, 1)])
+def test_a_checkpoint_moves_between_device_counts(tmp_path, of, to):
+  def place(state, devices):
+    one = jax.device_put(state, jax.devices()[3])
+    return parallel.replicate(state) if devices == 8 else one
+
+  saved = checkpoints.Checkpoints(tmp_path, "l1")
+  saved.save(place(_state(), of), META, {})
+  saved.close()
+  like = place(_zeros(_state()), to)
+  restored = _open(tmp_path).restore(7, like)
+  _assert_same_bits(restored, _state())
+  for ours, theirs in zip(
+    jax.tree.leaves(restored), jax.tree.leaves(like), strict=True
+  ):
+    assert ours.sharding == theirs.sharding
+
+
+def _wider(state):
+  return _zeros(_state(width=4))
+
+
+def _with_a_network_more(state):
+  return state.replace(params=state.params | {"discriminator": {"kernel": jnp.ones(2)}})
+
+
+def _with_a_network_less(state):
+  return state.replace(params={"generator": state.params["generator"]})
+
+
+def _with_renamed_parameters(state):
+  kernel = state.params["templates"]
+  return state.replace(
+    params=state.params | {"generator": {"dense": {"kernel": kernel}}}
+  )
+
+
+def _assert_cannot_be_restored(path, like) -> None:
+  with pytest.raises(UserError) as e:
+    _open(path).restore(7, like)
+  message = str(e.value)
+  assert message.startswith(f"{path / '7'}: cannot be restored (")
+  assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+  "change",
+  [_wider, _with_a_network_more, _with_a_network_less, _with_renamed_parameters],
+)
+def test_another_architecture_is_refused(path, change):
+  _assert_cannot_be_restored(path, change(_zeros(_state())))
+
+
+def _without_state(step):
+  shutil.rmtree(step / "state")
+
+
+def _empty(step):
+  for file in (step / "state").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+
+
+def _truncated(step):
+  for file in (step / "state").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _garbage(step):
+  for file in (step / "state").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"\x00garbage" * 20)
+
+
+def _without_arrays(step):
+  for file in (step / "state").rglob("*"):
+    if file.is_file() and file.name != "_METADATA":
+      file.unlink()
+
+
+@pytest.mark.parametrize(
+  "damage", [_without_state, _empty, _truncated, _garbage, _without_arrays]
+)
+def test_a_damaged_checkpoint_is_named(path, damage):
+  damage(path / "7")
+  _assert_cannot_be_restored(path, _zeros(_state()))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_a_damaged_meta_is_named(path, content):
+  for file in (path / "7" / "meta").iterdir():
+    file.unlink()
+    if content is not None:
+      file.write_bytes(content)
+  with pytest.raises(UserError, match="7: cannot be restored"):
+    _open(path).meta(7)

@@ -1,0 +1,96 @@
+"""A file is complete or not there."""
+
+import errno
+
+import pytest
+
+from sdt_jax import files
+from sdt_jax.errors import UserError
+
+
+def _write_half_of(path, error) -> None:
+  with files.replacing(path) as temporary:
+    temporary.write_text("half")
+    raise error
+
+
+def test_a_file_is_there_at_the_end_only(tmp_path):
+  path = tmp_path / "new" / "folder" / "a.txt"
+  with files.replacing(path) as temporary:
+    temporary.write_text("text")
+    assert not path.exists()
+    assert temporary.suffix == ".txt"
+  assert path.read_text() == "text"
+  assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced(tmp_path):
+  path = tmp_path / "a.txt"
+  path.write_text("old")
+  with files.replacing(str(path)) as temporary:
+    temporary.write_text("new")
+    assert path.read_text() == "old"
+  assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+  "error", [ValueError("no"), KeyboardInterrupt(), UserError("x")]
+)
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
+  path = tmp_path / "a.txt"
+  path.write_text("old")
+  with pytest.raises(type(error)):
+    _write_half_of(path, error)
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  path = tmp_path / "a.txt"
+  path.write_text("old")
+  full = OSError(errno.ENOSPC, "No space left on device")
+  with pytest.raises(UserError, match=r"a\.txt: cannot be written \(No space") as e:
+    _write_half_of(path, full)
+  assert "\n" not in str(e.value)
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+  in_the_way = tmp_path / "file"
+  in_the_way.write_text("old")
+  path = in_the_way / "a.txt"
+  with (
+    pytest.raises(UserError, match="cannot be written") as e,
+    files.replacing(path) as temporary,
+  ):
+    temporary.write_text("text")
+  assert str(path) in str(e.value)
+  assert in_the_way.read_text() == "old"
+
+
+def test_a_file_that_is_a_folder_is_one_line(tmp_path):
+  path = tmp_path / "a.txt"
+  path.mkdir()
+  with (
+    pytest.raises(UserError, match="cannot be written"),
+    files.replacing(path) as temporary,
+  ):
+    temporary.write_text("text")
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_check_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
+  folder = tmp_path / "a" / "b"
+  files.check_writable(folder, "--output_dir")
+  assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", [".", "b/c"])
+def test_check_writable_names_the_flag(tmp_path, below):
+  in_the_way = tmp_path / "file"
+  in_the_way.write_text("old")
+  folder = in_the_way / below
+  with pytest.raises(UserError, match=r"--output_dir=.*file.*cannot be written"):
+    files.check_writable(folder, "--output_dir")
+  assert in_the_way.read_text() == "old"

@@ -1,0 +1,287 @@
+"""From a sound to poses, with a model that was saved and loaded like a trained one."""
+
+import functools
+import shutil
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import sdt_jax
+from sdt_jax import audio, pose, speakers, workdir
+from sdt_jax.errors import UserError
+from sdt_jax.synthesis.generate import GestureModel
+from sdt_jax.training import experiments, runs
+from sdt_jax.training.checkpoints import Checkpoints
+
+RATE = audio.SAMPLE_RATE
+NUM_CLIPS, SIZE = 6, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_fast():
+  """Compiling takes longer than running here."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _state(experiment):
+  """Random numbers in the place of trained ones."""
+  rng = np.random.default_rng(0)
+  init = functools.partial(experiments.init, experiment, 0, NUM_CLIPS)
+
+  def fill(leaf):
+    spread = 0.1 if leaf.ndim < 3 else (2 / np.prod(leaf.shape[:-1])) ** 0.5
+    return (spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+  shapes = jax.eval_shape(init)
+  state = jax.tree.map(fill, shapes)
+  if "templates" in state.params:
+    state.params["templates"] *= 10
+  return state.replace(step=jnp.int32(12))
+
+
+def _save(path, **fields) -> None:
+  """A workdir, as training leaves it."""
+  config = tiny.config("data", **fields)
+  clips = [f"clip{i}" for i in range(NUM_CLIPS)]
+  workdir.create(path, config, speakers.published("kubinec"), clips)
+  saved = Checkpoints(path / workdir.CHECKPOINTS, "lip_sync")
+  state = _state(experiments.build(config, steps_per_epoch=1))
+  saved.save(state, {"epoch": 3, "num_clips": NUM_CLIPS}, {"lip_sync": 1.0})
+  saved.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+  path = tmp_path_factory.mktemp("run") / "workdir"
+  _save(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def model(path) -> GestureModel:
+  return sdt_jax.load(path)
+
+
+@pytest.fixture(scope="module")
+def without_templates(path) -> GestureModel:
+  run = runs.load(path)
+  config = tiny.config("data", **{"template.kind": "none"})
+  experiment = experiments.build(config, steps_per_epoch=1)
+  lacking = runs.Run(config, run.speaker, experiment, _state(experiment), 12, 3)
+  return GestureModel(lacking, experiment, run.speaker)
+
+
+def _sound(frames: int, extra: int = 1) -> np.ndarray:
+  """Noise under that many frames, and some samples of the next."""
+  samples = audio.num_samples(frames) + extra
+  return 0.1 * np.random.default_rng(1).standard_normal(samples).astype(np.float32)
+
+
+@functools.cache
+def _whole_clip() -> np.ndarray:
+  return _sound(64)
+
+
+def test_the_loaded_model_is_the_saved_one(path, model):
+  assert model.step == 12
+  state = _state(experiments.build(tiny.config("data"), steps_per_epoch=1))
+  np.testing.assert_array_equal(model.bank, state.params["templates"])
+  assert sdt_jax.load(str(path), step="best").step == 12
+
+
+@pytest.mark.parametrize("frames", [1, 10, 64, 200])
+def test_every_length_gives_its_frames(model, frames):
+  poses_px = model.generate(_sound(frames), RATE, template=3)
+  assert poses_px.shape == (frames, 2, 121)
+  assert poses_px.dtype == np.float32
+  assert np.isfinite(poses_px).all()
+
+
+def test_poses_are_those_of_the_network(path, model):
+  run = runs.load(path)
+  mel = audio.mel_spectrogram(jnp.asarray(audio.fit_to_frames(_whole_clip(), 64)[None]))
+  poses_norm = run.experiment.generator.apply(
+    jax.device_get(run.state.network("generator")), mel, model.bank[3:4], 64
+  )
+  table = speakers.published("kubinec").hierarchical
+  expected = pose.to_final(np.asarray(poses_norm[0]), table, hierarchical=True)
+  ours = model.generate(_whole_clip(), RATE, template=3)
+  assert golden.relative_error(ours, expected) < 1e-4
+
+
+def test_a_short_sound_is_followed_by_silence(model):
+  short = model.generate(_sound(10), RATE, template=3)
+  silence = np.zeros(audio.num_samples(54), np.float32)
+  whole = model.generate(np.concatenate([_sound(10), silence]), RATE, template=3)
+  assert len(whole) >= 63
+  np.testing.assert_array_equal(short, whole[:10])
+
+
+def test_samples_after_the_last_whole_frame_do_not_matter(model):
+  poses_px = model.generate(_sound(64, extra=900), RATE, template=3)
+  np.testing.assert_array_equal(
+    poses_px, model.generate(_sound(64, extra=900)[:-899], RATE, template=3)
+  )
+
+
+def test_the_sound_matters(model):
+  other = np.roll(_whole_clip(), 20_000)
+  a, b = (model.generate(s, RATE, template=3) for s in (_whole_clip(), other))
+  assert np.abs(a - b).max() > 1e-2
+
+
+def test_the_template_matters(model):
+  a, b = (model.generate(_whole_clip(), RATE, template=i) for i in (3, 4))
+  assert np.abs(a - b).max() > 1
+
+
+def test_all_ways_to_name_a_template_give_the_same(model):
+  expected = model.generate(_whole_clip(), RATE, template=3)
+  for template in ("3", np.int64(3), "3:3", model.bank[3], model.bank[3].astype(float)):
+    ours = model.generate(_whole_clip(), RATE, template=template)
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_random_is_decided_by_the_seed(model):
+  first, again, other = (
+    model.generate(_whole_clip(), RATE, seed=seed) for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.abs(first - other).max() > 1
+  rows = [model.generate(_whole_clip(), RATE, template=i) for i in range(NUM_CLIPS)]
+  assert any(np.array_equal(first, row) for row in rows)
+
+
+@pytest.mark.parametrize("length", [1, 5, 64, 300])
+def test_a_template_by_frame_that_does_not_change_is_one_by_clip(model, length):
+  by_frame = np.repeat(model.bank[3:4], length, axis=0)
+  ours = model.generate(_whole_clip(), RATE, template=by_frame)
+  expected = model.generate(_whole_clip(), RATE, template=3)
+  assert golden.relative_error(ours, expected) < 1e-5
+
+
+def test_a_template_by_frame_is_stretched_over_the_sound(model):
+  ends = np.stack([model.bank[3], model.bank[4]])
+  straight = np.linspace(ends[0], ends[1], 64)
+  ours = model.generate(_whole_clip(), RATE, template=ends)
+  expected = model.generate(_whole_clip(), RATE, template=straight)
+  assert golden.relative_error(ours, expected) < 1e-4
+
+
+def test_a_file_gives_the_template(model, tmp_path):
+  np.savez(tmp_path / "code.npz", template=model.bank[3])
+  ours = model.generate(_whole_clip(), RATE, template=str(tmp_path / "code.npz"))
+  expected = model.generate(_whole_clip(), RATE, template=3)
+  np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_model_without_templates(without_templates):
+  poses_px = without_templates.generate(_sound(10), RATE)
+  assert poses_px.shape == (10, 2, 121)
+  other_seed = without_templates.generate(_sound(10), RATE, seed=1)
+  np.testing.assert_array_equal(poses_px, other_seed)
+  for template in (3, np.zeros(SIZE)):
+    with pytest.raises(UserError, match="no templates"):
+      without_templates.generate(_sound(10), RATE, template=template)
+
+
+def test_another_speakers_body(path, model):
+  other = sdt_jax.load(path, speaker="oliver")
+  ours = other.generate(_whole_clip(), RATE, template=3)
+  own = speakers.published("kubinec").hierarchical
+  poses_px = model.generate(_whole_clip(), RATE, template=3) / own.scale_factor
+  poses_norm = pose.normalize(pose.to_hierarchical(poses_px), own)
+  table = speakers.published("oliver").hierarchical
+  expected = pose.to_final(poses_norm, table, hierarchical=True)
+  assert golden.relative_error(ours, expected) < 1e-4
+
+
+def test_any_rate_and_type_of_sound(model):
+  time = np.arange(0, 4.3, 1 / 48_000)
+  tone = 0.3 * np.sin(2 * np.pi * 300 * time) * np.sin(2 * np.pi * 2 * time)
+  expected = model.generate(tone[::3].astype(np.float32), RATE, template=3)
+  from_48k = model.generate(tone, 48_000, template=3)
+  assert golden.relative_error(from_48k, expected) < 1e-2
+  integers = np.round(tone[::3] * 32_768).astype(np.int16)
+  assert golden.relative_error(model.generate(integers, RATE, 3), expected) < 1e-2
+
+
+@pytest.mark.parametrize(
+  ("sound", "rate", "complaint"),
+  [
+    (np.zeros(1000, np.float32), RATE, "shorter than one frame"),
+    (np.zeros(0, np.float32), RATE, "no samples"),
+    (np.zeros((2, 16_000), np.float32), RATE, "expected \\(samples,\\)"),
+    (np.full(16_000, np.nan, np.float32), RATE, "NaN"),
+    (np.zeros(16_000, np.float32), 0, "sample rate"),
+  ],
+)
+def test_sounds_that_cannot_be_used(model, sound, rate, complaint):
+  with pytest.raises(UserError, match=complaint):
+    model.generate(sound, rate, template=3)
+
+
+@pytest.mark.parametrize(
+  ("template", "complaint"),
+  [
+    (NUM_CLIPS, "outside the bank of 6"),
+    (-1, "outside the bank"),
+    ("best", "expected random"),
+    (None, "expected random"),
+    (np.zeros(SIZE + 1), r"shape \(5,\)"),
+    (np.zeros((64, SIZE + 1)), r"shape \(64, 5\)"),
+    (np.zeros((2, 64, SIZE)), r"shape \(2, 64, 4\)"),
+    (np.zeros((0, SIZE)), r"shape \(0, 4\)"),
+    (np.zeros(()), r"shape \(\)"),
+    (np.full(SIZE, np.nan), "NaN"),
+  ],
+)
+def test_templates_that_cannot_be_used(model, template, complaint):
+  with pytest.raises(UserError, match=complaint):
+    model.generate(_whole_clip(), RATE, template=template)
+
+
+def test_what_cannot_be_loaded(path, tmp_path):
+  with pytest.raises(UserError, match="no such folder"):
+    sdt_jax.load(tmp_path / "none")
+  with pytest.raises(UserError, match=r"config\.json: missing"):
+    sdt_jax.load(tmp_path)
+  with pytest.raises(UserError, match=r"--step=7: no such checkpoint.*12"):
+    sdt_jax.load(path, step=7)
+  with pytest.raises(UserError, match="'nobody' has no published statistics"):
+    sdt_jax.load(path, speaker="nobody")
+
+
+def test_a_workdir_without_checkpoints(path, tmp_path):
+  shutil.copy(path / workdir.CONFIG, tmp_path)
+  shutil.copy(path / workdir.SPEAKER, tmp_path)
+  with pytest.raises(UserError, match="no checkpoint; train the run first"):
+    sdt_jax.load(tmp_path)
+
+
+def test_a_workdir_of_another_architecture(path, tmp_path):
+  copied = shutil.copytree(path, tmp_path / "workdir")
+  text = (copied / workdir.CONFIG).read_text()
+  (copied / workdir.CONFIG).write_text(text.replace('"channels": 8', '"channels": 16'))
+  with pytest.raises(UserError, match="12: cannot be restored"):
+    sdt_jax.load(copied)
+
+
+def test_a_config_that_lacks_a_field(path, tmp_path):
+  copied = shutil.copytree(path, tmp_path / "workdir")
+  text = (copied / workdir.CONFIG).read_text()
+  (copied / workdir.CONFIG).write_text(text.replace('"norm"', '"norms"'))
+  with pytest.raises(UserError, match=r"config\.json: lacks a field.*norm"):
+    sdt_jax.load(copied)
+
+
+def test_a_pose_vae_makes_no_gestures(tmp_path):
+  _save(tmp_path / "workdir", experiment="pose2pose")
+  with pytest.raises(UserError, match="holds a pose VAE, which knows no sound"):
+    sdt_jax.load(tmp_path / "workdir")

@@ -1,0 +1,152 @@
+"""Who may import whom: down the list only, and each outside library behind its file."""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# From the bottom up; a module may import its own layer and those below it. What is
+# not named here counts as a program.
+LAYERS = (
+  {"sdt_jax." + m for m in ("errors", "keypoints", "pose", "speakers", "audio")}
+  | {"sdt_jax." + m for m in ("audio_file", "files", "config", "workdir", "cli")},
+  {"sdt_jax.models"},
+  {"sdt_jax.data", "sdt_jax.training", "sdt_jax.evaluation", "sdt_jax.interop"},
+  {"sdt_jax.synthesis"},
+  # `python -m sdt_jax.evaluation.report` is a program, whatever its folder.
+  {"sdt_jax", "sdt_jax.evaluation.report"}
+  | {"configs", "train", "eval", "demo", "data_prep"},
+)
+
+# Outside library -> the only modules that may know it. Data preparation reads
+# pictures itself; MediaPipe runs in an environment of its own.
+OWNERS = {
+  "jax.sharding": {"sdt_jax.training.parallel"},
+  "jax.experimental": {"sdt_jax.training.parallel"},
+  "orbax": {"sdt_jax.training.checkpoints"},
+  "torch": {"sdt_jax.interop"},
+  "moviepy": {"sdt_jax.synthesis.video"},
+  "cv2": {"sdt_jax.synthesis.render", "data_prep"},
+  "av": {"sdt_jax.audio_file", "data_prep"},
+  "tensorflow_datasets": {"sdt_jax.data"},
+  "grain": {"sdt_jax.data.pipeline"},
+  "mediapipe": {"data_prep.mediapipe_worker"},
+  "tensorflow": set(),
+  "clu.metric_writers": set(),
+  "clu.periodic_actions": set(),
+}
+
+
+def _sources() -> dict[str, pathlib.Path]:
+  """Module name -> file, of everything but the tests."""
+  files = [ROOT / f"{program}.py" for program in ("train", "eval", "demo")]
+  for folder in ("sdt_jax", "configs", "data_prep"):
+    files += (ROOT / folder).rglob("*.py")
+  names = {}
+  for file in files:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    names[".".join(p for p in parts if p != "__init__")] = file
+  return names
+
+
+SOURCES = _sources()
+
+
+@functools.cache
+def _imports(module: str) -> set[str]:
+  """Full names of what a module imports, inside functions too."""
+  found = set()
+  for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{module}: imports are absolute"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+@functools.cache
+def _uses(module: str) -> set[str]:
+  """What a module imports, and dotted names such as `jax.sharding.Mesh` in it."""
+  tree = ast.parse(SOURCES[module].read_text())
+  dotted = {ast.unparse(node) for node in ast.walk(tree) if type(node) is ast.Attribute}
+  return _imports(module) | dotted
+
+
+def _within(name: str, package: str) -> bool:
+  return name == package or name.startswith(package + ".")
+
+
+def _layer(name: str) -> int | None:
+  """Number of the layer of a module of the project, by its longest known package."""
+  known = [
+    (len(package), number)
+    for number, packages in enumerate(LAYERS)
+    for package in packages
+    if _within(name, package)
+  ]
+  return max(known)[1] if known else None
+
+
+def test_the_layers_name_what_there_is():
+  for package in set().union(*LAYERS):
+    assert any(_within(module, package) for module in SOURCES), package
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_imports_point_down(module):
+  own = _layer(module)
+  for name in _imports(module):
+    other = _layer(name)
+    assert other is None or other <= own, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("library", sorted(OWNERS))
+def test_outside_libraries_stay_behind_their_owner(library):
+  users = {m for m in SOURCES if any(_within(name, library) for name in _uses(m))}
+  strangers = {
+    m for m in users if not any(_within(m, owner) for owner in OWNERS[library])
+  }
+  assert not strangers
+
+
+def test_models_and_steps_do_not_know_the_config():
+  knowing = {
+    m
+    for m in SOURCES
+    if m.startswith(("sdt_jax.models", "sdt_jax.data", "sdt_jax.synthesis"))
+    and any(_within(name, "ml_collections") for name in _imports(m))
+  }
+  assert not knowing
+
+
+def test_modules_do_not_import_each_other():
+  """No circle of modules at import time."""
+
+  def visit(module: str, path: tuple[str, ...]) -> None:
+    assert module not in path, " -> ".join((*path, module))
+    if module in done:
+      return
+    for name in _imported_at_the_top(module):
+      for target in (name, name.rpartition(".")[0]):
+        if target in SOURCES and target != module and target != "sdt_jax":
+          visit(target, (*path, module))
+          break
+    done.add(module)
+
+  done: set[str] = set()
+  for module in SOURCES:
+    visit(module, ())
+
+
+def _imported_at_the_top(module: str) -> list[str]:
+  names = []
+  for node in ast.parse(SOURCES[module].read_text()).body:
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names += [f"{node.module}.{alias.name}" for alias in node.names]
+  return names

@@ -1,0 +1,101 @@
+"""Loss terms against their formulas, and their gradients where they are delicate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdt_jax.training import losses
+
+RNG = np.random.default_rng(0)
+TEMPLATES = RNG.standard_normal((6, 5)).astype(np.float32) * 0.7 + 0.3
+
+
+def _naive_template_kl(templates: np.ndarray) -> float:
+  """KL of the fitted Gaussian, one dimension after the other."""
+  total = 0.0
+  for column in templates.astype(np.float64).T:
+    mean = sum(column) / len(column)
+    var = sum((x - mean) ** 2 for x in column) / (len(column) - 1)
+    total += 0.5 * (-np.log(var) + mean**2 + var - 1)
+  return total / templates.shape[1]
+
+
+def test_l1_is_the_mean_absolute_error():
+  a, b = RNG.standard_normal((2, 3, 4, 2, 7))
+  assert losses.l1(a, b) == pytest.approx(np.mean(np.abs(a - b)), rel=1e-5)
+  assert losses.l1(a, a) == 0
+
+
+def test_template_kl_is_the_formula():
+  expected = _naive_template_kl(TEMPLATES)
+  assert losses.template_kl(TEMPLATES) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frames_count_as_samples():
+  by_frame = RNG.standard_normal((4, 3, 5)).astype(np.float32)
+  expected = _naive_template_kl(by_frame.reshape(12, 5))
+  assert losses.template_kl(by_frame) == pytest.approx(expected, rel=1e-5)
+
+
+def test_template_kl_is_zero_for_standard_moments():
+  # Two points with mean 0 and unbiased variance 1.
+  templates = np.array([[0.5**0.5], [-(0.5**0.5)]], np.float32)
+  assert losses.template_kl(templates) == pytest.approx(0, abs=1e-6)
+  assert losses.template_kl(2 * templates) > 0.1
+  assert losses.template_kl(templates + 1) > 0.1
+
+
+def test_the_gradient_of_template_kl_is_the_slope():
+  gradient = jax.grad(losses.template_kl)(jnp.asarray(TEMPLATES))
+  for row, column in ((0, 0), (3, 2), (5, 4)):
+    step = np.zeros_like(TEMPLATES, np.float64)
+    step[row, column] = 1e-4
+    up, down = (_naive_template_kl(TEMPLATES + s) for s in (step, -step))
+    assert gradient[row, column] == pytest.approx((up - down) / 2e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("still", [[0], [0, 1, 2, 3, 4]])
+def test_template_kl_waits_while_any_variance_is_zero(still):
+  templates = TEMPLATES.copy()
+  templates[:, still] = 0.25  # a value whose mean is exact
+  value, gradient = jax.value_and_grad(losses.template_kl)(jnp.asarray(templates))
+  assert value == 0
+  np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_tiny_variance_gives_a_finite_gradient():
+  value, gradient = jax.value_and_grad(losses.template_kl)(
+    jnp.asarray(TEMPLATES) * 1e-6
+  )
+  assert value > 1
+  assert np.isfinite(gradient).all()
+  assert np.abs(gradient).max() > 0
+
+
+def test_gaussian_kl_is_the_formula():
+  mean, log_var = RNG.standard_normal((2, 3, 4))
+  terms = [
+    0.5 * (np.exp(lv) + m**2 - 1 - lv)
+    for m, lv in zip(mean.ravel(), log_var.ravel(), strict=True)
+  ]
+  assert losses.gaussian_kl(mean, log_var) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_gaussian_kl_is_least_at_the_standard_normal():
+  zero = jnp.zeros((2, 3))
+  value, gradients = jax.value_and_grad(losses.gaussian_kl, argnums=(0, 1))(zero, zero)
+  assert value == 0
+  for gradient in gradients:
+    np.testing.assert_array_equal(gradient, 0)
+  assert losses.gaussian_kl(zero + 0.1, zero) > 0
+  assert losses.gaussian_kl(zero, zero + 0.1) > 0
+  assert losses.gaussian_kl(zero, zero - 0.1) > 0
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_least_squares(target):
+  score = RNG.standard_normal((4, 15))
+  expected = np.mean((score - target) ** 2)
+  assert losses.least_squares(score, target) == pytest.approx(expected, rel=1e-5)
+  assert losses.least_squares(np.full((2, 3), target), target) == 0

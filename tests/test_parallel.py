@@ -1,0 +1,283 @@
+"""A step over eight devices equals the step over the full batch on one device.
+
+What is compared are raw gradients: an optimiser like Adam would hide that they are too
+large by the number of devices. They are compared in double precision: the norm over
+the few channels of these networks amplifies the rounding of single precision.
+"""
+
+import functools
+from typing import NamedTuple
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sdt_jax.errors import UserError
+from sdt_jax.models.discriminator import MotionDiscriminator
+from sdt_jax.models.generator import Generator
+from sdt_jax.models.pose_vae import PoseVAE
+from sdt_jax.training import losses, parallel, pose2pose, train_state, voice2pose
+from sdt_jax.training.voice2pose import AXIS
+
+DEVICES, BATCH, BANK, SIZE = 8, 16, 20, 4
+EXPERIMENTS = ["s2g", "sdt_bp", "pose2pose"]
+MODES = ["jit", "pmap"]
+KL_WEIGHT = 0.1
+RNG = np.random.default_rng(0)
+
+
+# Numbers may differ by this, relative to the largest of their tree.
+TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _double_precision():
+  # Compiling takes longer than running here.
+  settings = ("jax_enable_x64", "jax_disable_most_optimizations")
+  for name in settings:
+    jax.config.update(name, True)
+  yield
+  for name in settings:
+    jax.config.update(name, False)
+
+
+def _recording_sgd() -> optax.GradientTransformation:
+  """SGD of rate 1 whose state is the raw gradient."""
+
+  def init(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+  def update(gradients, state, params=None):
+    del state, params
+    return jax.tree.map(jnp.negative, gradients), gradients
+
+  return optax.GradientTransformation(init, update)
+
+
+def _model(experiment: str, kl_weight=KL_WEIGHT):
+  optimizers = dict.fromkeys(
+    ("generator", "templates", "discriminator", "vae"), _recording_sgd()
+  )
+  if experiment == "pose2pose":
+    vae = PoseVAE(channels=8, size=SIZE, axis_name=AXIS)
+    return pose2pose.Pose2Pose(vae, kl_weight, optimizers)
+  gan = experiment == "s2g"
+  return voice2pose.Voice2Pose(
+    generator=Generator(8, (4, 4, 8, 8), "bn" if gan else "in_star", axis_name=AXIS),
+    discriminator=MotionDiscriminator(8, axis_name=AXIS) if gan else None,
+    template="none" if gan else "bp",
+    template_shape=(SIZE,),
+    kl_weight=kl_weight,
+    gan_weight=0.1,
+    optimizers=optimizers,
+  )
+
+
+def _module(experiment: str):
+  return pose2pose if experiment == "pose2pose" else voice2pose
+
+
+def _state(experiment: str) -> train_state.TrainState:
+  """A state full of numbers (the real start has no template variance), in NumPy."""
+  init = functools.partial(_module(experiment).init, _model(experiment), num_clips=BANK)
+
+  def fill(path, leaf):
+    if not leaf.shape:
+      return np.zeros((), leaf.dtype)
+    if leaf.ndim > 2:  # a kernel
+      spread, centre = (2 / np.prod(leaf.shape[:-1])) ** 0.5, 0
+    else:
+      spread, centre = 0.1, 1 if path[-1].key in {"scale", "var"} else 0
+    return centre + spread * RNG.standard_normal(leaf.shape)
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def _batch() -> dict[str, np.ndarray]:
+  # The clips differ in loudness and poses, so that no device's share is like another's.
+  # Half a second of sound does: its features are stretched over the frames anyway.
+  scale = np.linspace(0.3, 2, BATCH)
+  return {
+    "audio": 0.1 * scale[:, None] * RNG.standard_normal((BATCH, 8000)),
+    "poses": scale[:, None, None, None] * RNG.standard_normal((BATCH, 64, 2, 121)),
+    "index": RNG.permutation(BANK)[:BATCH].astype(np.int32),
+    "noise": RNG.standard_normal((BATCH, SIZE)),
+  }
+
+
+def _step(experiment: str, kl_weight=KL_WEIGHT):
+  """Per-device step; the noise of the pose VAE comes with the batch."""
+  model = _model(experiment, kl_weight)
+
+  def step(state, batch):
+    batch = dict(batch)
+    noise = batch.pop("noise")
+    extra = (noise,) if experiment == "pose2pose" else ()
+    return _module(experiment).train_step(model, state, batch, *extra)
+
+  return step
+
+
+class Case(NamedTuple):
+  """A step of the full batch on one device; what comes out is in NumPy."""
+
+  experiment: str
+  state: train_state.TrainState
+  batch: dict[str, np.ndarray]
+  end: train_state.TrainState
+  metrics: dict[str, np.ndarray]
+  end_without_kl: train_state.TrainState
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def case(request) -> Case:
+  experiment, state, batch = request.param, _state(request.param), _batch()
+
+  def step(state, batch, kl_weight):
+    return _step(experiment, kl_weight)(state, batch)
+
+  # The axis has one entry, which is the whole batch.
+  step = jax.jit(jax.vmap(step, in_axes=(None, 0, None), axis_name=AXIS))
+  whole = {name: array[None] for name, array in batch.items()}
+  results = [step(state, whole, kl_weight) for kl_weight in (KL_WEIGHT, 0.0)]
+  (end, metrics), (end_without_kl, _) = jax.tree.map(
+    lambda x: np.asarray(x[0]), results
+  )
+  return Case(experiment, state, batch, end, metrics, end_without_kl)
+
+
+def _assert_same_on_every_device(tree) -> None:
+  for leaf in jax.tree.leaves(tree):
+    copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+    for copy in copies[1:]:
+      np.testing.assert_array_equal(copy, copies[0])
+
+
+def _assert_close(ours, theirs) -> None:
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  flat = [
+    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    for tree in (ours, theirs)
+  ]
+  assert golden.relative_error(*flat) < TOLERANCE
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eight_devices_equal_one(case, mode):
+  assert jax.device_count() == DEVICES
+  step = parallel.map_step(_step(case.experiment), mode)
+  end, metrics = step(parallel.replicate(case.state), parallel.split(case.batch))
+
+  _assert_same_on_every_device((end, metrics))
+  assert int(end.step) == 1
+  assert metrics.keys() == case.metrics.keys()
+  for name, value in case.metrics.items():
+    assert float(metrics[name]) == pytest.approx(float(value), rel=TOLERANCE), name
+  for name, gradients in case.end.opt_states.items():
+    _assert_close(end.opt_states[name], gradients)
+    _assert_close(end.params[name], case.end.params[name])
+  for name, stats in case.end.batch_stats.items():
+    if stats:
+      _assert_close(end.batch_stats[name], stats)
+  for name, rows in case.end.bank.items():
+    _assert_close(end.bank[name], rows)
+
+
+def test_every_term_contributes(case):
+  """Terms that are zero would make the comparison above empty."""
+  terms = {"s2g": {"gan", "d_gan"}, "sdt_bp": {"kl"}, "pose2pose": {"kl"}}
+  assert terms[case.experiment] <= case.metrics.keys()
+  assert all(abs(value) > 1e-4 for value in case.metrics.values()), case.metrics
+  for gradients in case.end.opt_states.values():
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+
+
+def test_only_the_rows_of_the_batch_are_touched(case):
+  if case.experiment == "s2g":
+    return  # has no rows
+  before, after = case.state.templates(), case.end.templates()
+  changed = np.flatnonzero(np.any(before != after, axis=1))
+  assert set(changed) == set(case.batch["index"])
+
+
+def test_the_kl_term_moves_the_templates_of_the_batch(case):
+  if case.experiment != "sdt_bp":
+    return  # has no learnt templates
+  index = case.batch["index"]
+  kl_gradient = jax.grad(losses.template_kl)(jnp.asarray(case.state.templates()[index]))
+  ends = (case.end, case.end_without_kl)
+  with_kl, without = (end.opt_states["templates"][index] for end in ends)
+  _assert_close(with_kl - without, KL_WEIGHT * kl_gradient)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_device_and_step_draws_its_own_noise(mode):
+  model = _model("pose2pose")
+  batch = {"index": np.arange(BATCH, dtype=np.int32)}
+  draw = parallel.map_clips(functools.partial(pose2pose.draw_noise, model), mode)
+
+  def noise_of(step: int) -> np.ndarray:
+    state = train_state.TrainState(jnp.int32(step), {}, {}, {}, {})
+    return parallel.fetch(draw(parallel.replicate(state), parallel.split(batch)))
+
+  noise = noise_of(0)
+  assert noise.shape == (BATCH, SIZE)
+  assert len(np.unique(noise)) == noise.size
+  np.testing.assert_array_equal(noise_of(0), noise)
+  assert not np.intersect1d(noise_of(1), noise).size
+
+
+def test_jit_and_pmap_draw_the_same_noise():
+  model = _model("pose2pose")
+  state = train_state.TrainState(jnp.int32(5), {}, {}, {}, {})
+  batch = parallel.split({"index": np.arange(BATCH, dtype=np.int32)})
+  draw = functools.partial(pose2pose.draw_noise, model)
+  jit, pmap = (
+    parallel.fetch(parallel.map_clips(draw, mode)(parallel.replicate(state), batch))
+    for mode in MODES
+  )
+  np.testing.assert_array_equal(jit, pmap)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_map_clips_keeps_the_order(mode):
+  def function(state, batch):
+    device = jnp.full(batch["x"].shape[0], jax.lax.axis_index(AXIS))
+    return {"y": state["offset"] + batch["x"], "device": device}
+
+  state = parallel.replicate({"offset": np.float32(100)})
+  batch = {"x": np.arange(3 * BATCH, dtype=np.float32).reshape(BATCH, 3)}
+  outputs = parallel.map_clips(function, mode)(state, parallel.split(batch))
+  outputs = parallel.fetch(outputs)
+  np.testing.assert_array_equal(outputs["y"], batch["x"] + 100)
+  expected = np.repeat(np.arange(DEVICES), BATCH // DEVICES)
+  np.testing.assert_array_equal(outputs["device"], expected)
+  # Unlike a training step it leaves the state for the next batch.
+  assert float(state["offset"]) == 100
+
+
+def test_replicate_and_split_use_every_device():
+  state = parallel.replicate({"x": np.arange(3.0)})
+  assert len(state["x"].sharding.device_set) == DEVICES
+  assert state["x"].is_fully_replicated
+  shards = parallel.split({"x": np.arange(BATCH)})["x"].addressable_shards
+  assert {shard.data.shape for shard in shards} == {(BATCH // DEVICES,)}
+  assert {shard.device for shard in shards} == set(jax.devices())
+
+
+def test_fetch_gives_numpy():
+  fetched = parallel.fetch(parallel.split({"x": np.arange(BATCH)}))
+  assert type(fetched["x"]) is np.ndarray
+  np.testing.assert_array_equal(fetched["x"], np.arange(BATCH))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+  parallel.check_batch_size(BATCH)
+  with pytest.raises(
+    UserError, match="batch_size 12 is not divisible by the 8 devices"
+  ):
+    parallel.check_batch_size(12)

@@ -1,0 +1,139 @@
+"""The way of a pose from the picture to the model and back."""
+
+import golden
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdt_jax import keypoints as kp
+from sdt_jax import pose, speakers
+from sdt_jax.errors import UserError
+
+RECORDED = golden.load("pose_transforms")
+TABLE = speakers.published("oliver").hierarchical
+
+coordinates = st.floats(-2000, 2000, width=32)
+poses_of_any_kind = hnp.arrays(
+  np.float32, (2, 2, kp.NUM_KEYPOINTS), elements=coordinates
+)
+quick = hypothesis.settings(max_examples=25, deadline=None)
+
+
+@pytest.mark.parametrize("form", ["parted", "global"])
+@pytest.mark.parametrize("name", ["oliver", "kubinec"])
+def test_the_way_to_the_model_equals_the_original(name, form):
+  hierarchical = form == "parted"
+  table = speakers.published(name).table(hierarchical)
+  poses_px = pose.from_keypoints_137(RECORDED["raw137"])
+  poses = pose.to_form(poses_px, hierarchical)
+  poses_norm = pose.normalize(poses, table)
+  prefix = f"{name}_{form}"
+  np.testing.assert_allclose(poses, RECORDED[f"{prefix}_relative"], atol=1e-3)
+  assert golden.relative_error(poses_norm, RECORDED[f"{prefix}_normalized"]) < 1e-6
+  final = pose.to_final(poses_norm, table, hierarchical)
+  assert golden.relative_error(final, RECORDED[f"{prefix}_final"]) < 1e-6
+
+
+@pytest.mark.parametrize("form", ["parted", "global"])
+def test_final_poses_are_the_poses_in_the_common_size(form):
+  table = speakers.published("kubinec").table(form == "parted")
+  poses_px = pose.from_keypoints_137(RECORDED["raw137"])
+  poses_norm = pose.normalize(pose.to_form(poses_px, form == "parted"), table)
+  final = pose.to_final(poses_norm, table, form == "parted")
+  np.testing.assert_allclose(final, poses_px * table.scale_factor, atol=1e-2)
+
+
+@quick
+@hypothesis.given(poses_of_any_kind)
+def test_hierarchical_and_global_are_inverse(poses):
+  there = pose.to_hierarchical(poses)
+  np.testing.assert_allclose(pose.to_global(there), poses, atol=1e-3)
+  back = pose.to_global(poses)
+  np.testing.assert_allclose(pose.to_hierarchical(back), poses, atol=1e-3)
+
+
+@quick
+@hypothesis.given(poses_of_any_kind)
+def test_normalize_and_denormalize_are_inverse(poses):
+  poses_norm = pose.normalize(poses, TABLE)
+  np.testing.assert_allclose(pose.denormalize(poses_norm, TABLE), poses, atol=1e-2)
+
+
+def test_hierarchical_points_hang_on_their_roots():
+  poses = RECORDED["oliver_global_relative"]
+  hierarchical = pose.to_hierarchical(poses)
+  for part, root in (
+    (kp.FACE, kp.FACE_ROOT),
+    (kp.LEFT_HAND, kp.LEFT_WRIST),
+    (kp.RIGHT_HAND, kp.RIGHT_WRIST),
+  ):
+    rest = np.setdiff1d(part, root)
+    expected = poses[..., rest] - poses[..., [root]]
+    np.testing.assert_array_equal(hierarchical[..., rest], expected)
+    # The roots, the tip of the nose too, stay relative to the neck.
+    np.testing.assert_array_equal(hierarchical[..., root], poses[..., root])
+  np.testing.assert_array_equal(hierarchical[..., kp.BODY], poses[..., kp.BODY])
+
+
+def test_a_moved_picture_has_the_same_pose():
+  raw = RECORDED["raw137"].astype(np.float64)
+  moved = raw + np.array([[31.0], [-7.0], [0.0]])
+  poses, poses_moved = pose.from_keypoints_137(raw), pose.from_keypoints_137(moved)
+  np.testing.assert_allclose(poses_moved, poses, atol=1e-9)
+
+
+def test_a_larger_picture_has_a_larger_pose():
+  raw = RECORDED["raw137"].astype(np.float64)
+  poses = pose.from_keypoints_137(raw)
+  larger = pose.from_keypoints_137(raw * 3)
+  np.testing.assert_allclose(larger, poses * 3)
+  larger = pose.to_hierarchical(larger)
+  np.testing.assert_allclose(larger, pose.to_hierarchical(poses) * 3, atol=1e-9)
+
+
+def test_the_confidence_does_not_matter():
+  raw = RECORDED["raw137"]
+  without = pose.from_keypoints_137(raw[:, :2])
+  np.testing.assert_array_equal(pose.from_keypoints_137(raw), without)
+
+
+@pytest.mark.parametrize("shape", [(137,), (64, 4, 137), (64, 3, 121), (3, 137, 64)])
+def test_other_shapes_are_refused(shape):
+  with pytest.raises(UserError) as e:
+    pose.from_keypoints_137(np.zeros(shape))
+  assert str(shape) in str(e.value)
+  assert "(..., 3, 137)" in str(e.value)
+
+
+def _there_and_back(raw):
+  poses = pose.to_hierarchical(pose.from_keypoints_137(raw))
+  return pose.to_final(pose.normalize(poses, TABLE), TABLE, hierarchical=True)
+
+
+def test_numpy_stays_numpy_and_jax_stays_jax():
+  raw = RECORDED["raw137"]
+  ours = _there_and_back(raw)
+  assert type(ours) is np.ndarray
+  assert ours.dtype == np.float32
+  traced = jax.jit(_there_and_back)(jnp.asarray(raw))
+  assert isinstance(traced, jax.Array)
+  np.testing.assert_allclose(traced, ours, atol=1e-2)
+
+
+def test_leading_axes_do_not_matter():
+  raw = RECORDED["raw137"]
+  one_by_one = np.stack([_there_and_back(frame) for frame in raw[:3]])
+  np.testing.assert_array_equal(_there_and_back(raw[:3]), one_by_one)
+  np.testing.assert_array_equal(_there_and_back(raw[None, :3])[0], one_by_one)
+
+
+def test_a_point_is_as_detected_as_its_parent():
+  detected = np.ones(kp.NUM_KEYPOINTS, bool)
+  detected[kp.indices("left_wrist", "face_3")] = False
+  with_parent = pose.detected_with_parent(detected)
+  lost = {*kp.LEFT_HAND, *kp.indices("left_wrist", "face_3")}
+  assert set(np.flatnonzero(~with_parent)) == lost

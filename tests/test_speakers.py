@@ -1,0 +1,215 @@
+"""Statistics of speakers: the published ones, and those made from poses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sdt_jax import keypoints as kp
+from sdt_jax import pose, speakers
+from sdt_jax.errors import UserError
+
+
+def _poses(frames: int = 40, seed: int = 0) -> np.ndarray:
+  """(frames, 2, 121) of a person like oliver."""
+  table = speakers.published("oliver").global_
+  noise = np.random.default_rng(seed).standard_normal((frames, 2, kp.NUM_KEYPOINTS))
+  return (table.mean + table.std * noise).astype(np.float32)
+
+
+def _all(poses: np.ndarray) -> np.ndarray:
+  return np.ones((len(poses), kp.NUM_KEYPOINTS), bool)
+
+
+def _shoulder_width(table: pose.PoseTable) -> float:
+  mean = table.mean
+  return np.linalg.norm(mean[:, kp.LEFT_SHOULDER] - mean[:, kp.RIGHT_SHOULDER])
+
+
+def _assert_same(a: speakers.Speaker, b: speakers.Speaker) -> None:
+  assert a.name == b.name
+  for ours, theirs in ((a.hierarchical, b.hierarchical), (a.global_, b.global_)):
+    assert (ours is None) == (theirs is None)
+    if ours is not None:
+      np.testing.assert_array_equal(ours.mean, theirs.mean)
+      np.testing.assert_array_equal(ours.std, theirs.std)
+      assert ours.scale_factor == theirs.scale_factor
+
+
+@pytest.mark.parametrize("name", speakers.published_names())
+def test_every_published_table_is_usable(name):
+  speaker = speakers.published(name)
+  # The published tables of global poses were made from slightly other clips.
+  for table, rel in ((speaker.hierarchical, 1e-6), (speaker.global_, 0.03)):
+    if table is None:
+      continue
+    assert table.mean.shape == table.std.shape == (2, kp.NUM_KEYPOINTS)
+    assert table.mean.dtype == table.std.dtype == np.float32
+    assert (table.std > 0).all()
+    # All speakers have one size after scaling.
+    width = _shoulder_width(table) * table.scale_factor
+    assert width == pytest.approx(speakers.COMMON_SHOULDER_WIDTH_PX, rel=rel)
+
+
+def test_the_papers_speakers_are_there():
+  assert {"oliver", "kubinec", "luo", "xing"} <= set(speakers.published_names())
+
+
+def test_an_unknown_speaker_is_refused_with_the_known_ones():
+  with pytest.raises(UserError, match=r"'nobody'.*kubinec.*oliver"):
+    speakers.published("nobody")
+
+
+def test_the_table_of_the_form():
+  speaker = speakers.published("oliver")
+  assert speaker.table(hierarchical=True) is speaker.hierarchical
+  assert speaker.table(hierarchical=False) is speaker.global_
+  lacking = speakers.Speaker("ann", speaker.hierarchical, None)
+  assert lacking.table(hierarchical=True) is speaker.hierarchical
+  with pytest.raises(UserError, match=r"speaker ann.*global"):
+    lacking.table(hierarchical=False)
+
+
+def test_from_poses_is_mean_and_std_where_all_is_detected():
+  poses_px = _poses()
+  speaker = speakers.from_poses("ann", poses_px, _all(poses_px))
+  for table, poses in (
+    (speaker.global_, poses_px),
+    (speaker.hierarchical, pose.to_hierarchical(poses_px)),
+  ):
+    np.testing.assert_allclose(table.mean, poses.mean(0), atol=1e-3)
+    np.testing.assert_allclose(table.std, poses.std(0), rtol=1e-4)
+  for table in (speaker.hierarchical, speaker.global_):
+    width = _shoulder_width(table) * table.scale_factor
+    assert width == pytest.approx(speakers.COMMON_SHOULDER_WIDTH_PX)
+
+
+def test_normalised_poses_have_zero_mean_and_unit_std():
+  poses_px = _poses()
+  table = speakers.from_poses("ann", poses_px, _all(poses_px)).global_
+  poses_norm = pose.normalize(poses_px, table)
+  np.testing.assert_allclose(poses_norm.mean(0), 0, atol=1e-4)
+  np.testing.assert_allclose(poses_norm.std(0), 1, atol=1e-4)
+
+
+def test_a_larger_speaker_gets_the_same_final_poses():
+  poses_px = _poses()
+  final = []
+  for size in (1.0, 2.5):
+    table = speakers.from_poses("ann", poses_px * size, _all(poses_px)).global_
+    poses_norm = pose.normalize(poses_px * size, table)
+    final.append(pose.to_final(poses_norm, table, hierarchical=False))
+  np.testing.assert_allclose(final[0], final[1], atol=1e-2)
+
+
+def test_undetected_points_are_left_out():
+  poses_px = _poses()
+  detected = np.random.default_rng(1).random((len(poses_px), kp.NUM_KEYPOINTS)) < 0.8
+  spoilt = np.where(detected[:, None], poses_px, -1e4)
+  speaker = speakers.from_poses("ann", spoilt, detected)
+  ours, theirs = speaker.global_, poses_px.astype(np.float64)
+  for i in range(kp.NUM_KEYPOINTS):
+    seen = theirs[detected[:, i], :, i]
+    np.testing.assert_allclose(ours.mean[:, i], seen.mean(0), atol=1e-3)
+    np.testing.assert_allclose(ours.std[:, i], seen.std(0), rtol=1e-4)
+
+
+def test_points_of_an_undetected_parent_are_left_out_of_the_hierarchical_form():
+  poses_px = _poses()
+  detected = _all(poses_px)
+  detected[::2, kp.LEFT_WRIST] = False
+  spoilt = poses_px.copy()
+  spoilt[::2, :, kp.LEFT_WRIST] = 0
+  speaker = speakers.from_poses("ann", spoilt, detected)
+  expected = pose.to_hierarchical(poses_px[1::2])[..., kp.LEFT_HAND].mean(0)
+  ours = speaker.hierarchical.mean[:, kp.LEFT_HAND]
+  np.testing.assert_allclose(ours, expected, atol=1e-3)
+  # Their global coordinates need no parent.
+  ours = speaker.global_.mean[:, kp.LEFT_HAND]
+  np.testing.assert_allclose(ours, poses_px[..., kp.LEFT_HAND].mean(0), atol=1e-3)
+
+
+def test_statistics_do_not_depend_on_the_pieces():
+  poses_px = _poses(30)
+  detected = np.random.default_rng(1).random((30, kp.NUM_KEYPOINTS)) < 0.9
+  running = speakers.RunningStatistics()
+  for piece in (slice(0, 3), slice(3, 20), slice(20, 30)):
+    running.add(poses_px[piece], detected[piece])
+  pieces, whole = running.speaker("ann"), speakers.from_poses("ann", poses_px, detected)
+  np.testing.assert_allclose(pieces.hierarchical.mean, whole.hierarchical.mean)
+  np.testing.assert_allclose(pieces.hierarchical.std, whole.hierarchical.std, rtol=1e-5)
+
+
+def test_a_point_that_never_moves_does_not_divide_by_zero():
+  poses_px = np.repeat(_poses(1), 5, axis=0)
+  table = speakers.from_poses("ann", poses_px, _all(poses_px)).global_
+  np.testing.assert_allclose(table.std, speakers.MIN_STD_PX)
+  assert np.abs(pose.normalize(poses_px, table)).max() < 1e-2
+
+
+def test_points_that_were_never_detected_are_named():
+  poses_px = _poses()
+  detected = _all(poses_px)
+  detected[:, kp.indices("left_eye", "face_4")] = False
+  with pytest.raises(UserError, match=r"speaker ann.*left_eye, face_4$"):
+    speakers.from_poses("ann", poses_px, detected)
+  detected[:] = False
+  with pytest.raises(UserError, match=r"nose.* and 116 more"):
+    speakers.from_poses("ann", poses_px, detected)
+
+
+def test_shoulders_that_coincide_are_refused():
+  poses_px = np.zeros((5, 2, kp.NUM_KEYPOINTS))
+  with pytest.raises(UserError, match=r"shoulder width is 0\.000 px"):
+    speakers.from_poses("ann", poses_px, _all(poses_px))
+
+
+@pytest.mark.parametrize("name", ["oliver", "kubinec"])
+def test_json_round_trip(name):
+  speaker = speakers.published(name)
+  text = json.dumps(speakers.to_json(speaker))
+  _assert_same(speakers.from_json(name, json.loads(text), "here"), speaker)
+
+
+def test_json_round_trip_without_the_global_form():
+  speaker = speakers.Speaker("ann", speakers.published("oliver").hierarchical, None)
+  tables = json.loads(json.dumps(speakers.to_json(speaker)))
+  assert set(tables) == {"hierarchical"}
+  _assert_same(speakers.from_json("ann", tables, "here"), speaker)
+
+
+def _broken(**fields):
+  table = speakers.to_json(speakers.published("oliver"))["hierarchical"]
+  return {"hierarchical": {**table, **fields}}
+
+
+_SIZE = 2 * kp.NUM_KEYPOINTS
+
+
+@pytest.mark.parametrize(
+  "tables",
+  [
+    None,
+    [],
+    "text",
+    {},
+    {"global": speakers.to_json(speakers.published("oliver"))["global"]},
+    {"hierarchical": None},
+    {"hierarchical": {}},
+    _broken(mean=[0.0] * (_SIZE - 1)),
+    _broken(mean=[0.0] * (_SIZE - 1) + ["x"]),
+    _broken(mean=[0.0] * (_SIZE - 1) + [float("nan")]),
+    _broken(std=[1.0] * (_SIZE - 1) + [0.0]),
+    _broken(std=[1.0] * (_SIZE - 1) + [float("nan")]),
+    _broken(scale_factor=None),
+    _broken(scale_factor=0),
+    _broken(scale_factor=-1.0),
+    _broken(scale_factor=float("nan")),
+    _broken(std=[1.0] * (_SIZE - 1) + [float("inf")]),
+    _broken(scale_factor=float("inf")),
+  ],
+)
+def test_broken_tables_are_refused(tables):
+  with pytest.raises(UserError, match=r"^file\.json: speaker 'ann'") as e:
+    speakers.from_json("ann", tables, "file.json")
+  assert "\n" not in str(e.value)

@@ -1,0 +1,146 @@
+"""What describes a run, and when a run may go on."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from configs import common
+from sdt_jax import speakers, workdir
+from sdt_jax.errors import UserError
+
+OLIVER = speakers.published("oliver")
+
+
+@pytest.fixture
+def path(tmp_path):
+  """A workdir with its descriptions, but without checkpoints."""
+  path = tmp_path / "output" / "run"
+  workdir.create(path, tiny.config("data"), OLIVER, ["a/1", "b/ä 2"])
+  return path
+
+
+def test_what_is_written_is_read(path):
+  config = workdir.read_config(path)
+  assert json.loads(config.to_json()) == json.loads(tiny.config("data").to_json())
+  assert tuple(config.generator.audio_channels) == (4, 4, 8, 8)
+  speaker = workdir.read_speaker(path)
+  assert speaker.name == "oliver"
+  for ours, theirs in (
+    (speaker.hierarchical, OLIVER.hierarchical),
+    (speaker.global_, OLIVER.global_),
+  ):
+    np.testing.assert_array_equal(ours.mean, theirs.mean)
+    np.testing.assert_array_equal(ours.std, theirs.std)
+    assert ours.scale_factor == theirs.scale_factor
+
+
+def test_line_i_names_the_clip_of_template_i(path):
+  lines = (path / workdir.CLIPS).read_text(encoding="utf-8").splitlines()
+  assert lines == ["a/1", "b/ä 2"]
+
+
+def test_every_field_of_the_config_is_written(path):
+  written = json.loads((path / workdir.CONFIG).read_text())
+  assert written.keys() == set(common.get_config().keys())
+  assert written["generator"].keys() == set(common.get_config().generator.keys())
+
+
+def test_nothing_temporary_is_left(path):
+  names = {file.name for file in path.iterdir()}
+  assert names == {workdir.CLIPS, workdir.SPEAKER, workdir.CONFIG}
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"none: no such folder; give the workdir"):
+    workdir.read_config(tmp_path / "none")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"config\.json: missing; is .* the workdir"):
+    workdir.read_config(tmp_path)
+  with pytest.raises(UserError, match=r"speaker\.json: missing"):
+    workdir.read_speaker(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe\x00", b'{"a.b": 1}', b"null"]
+)
+def test_a_broken_config_is_named(path, content):
+  (path / workdir.CONFIG).write_bytes(content)
+  with pytest.raises(UserError, match=r"config\.json") as e:
+    workdir.read_config(path)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [b"", b"{", b"[]", b"{}", b'{"name": 3, "tables": {}}', b'{"name": "ann"}', b"\xff"],
+)
+def test_a_broken_speaker_is_named(path, content):
+  (path / workdir.SPEAKER).write_bytes(content)
+  with pytest.raises(UserError, match=r"speaker\.json") as e:
+    workdir.read_speaker(path)
+  assert "\n" not in str(e.value)
+
+
+def test_the_same_config_may_go_on(path):
+  workdir.check_same(path, tiny.config("data"))
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("num_epochs", 7),
+    ("parallel", "pmap"),
+    ("dataset.root", "elsewhere"),
+    ("dataset.data_dir", "elsewhere"),
+    ("dataset.num_threads", 4),
+    ("log.every_steps", 100),
+    ("log.dev_videos", 3),
+    ("checkpoint.keep_latest", 5),
+  ],
+)
+def test_fields_that_say_how_long_may_change(path, field, value):
+  workdir.check_same(path, tiny.config("data", **{field: value}))
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "change"),
+  [
+    ("seed", 1, r"seed \(0 -> 1\)"),
+    ("batch_size", 4, r"batch_size \(8 -> 4\)"),
+    ("generator.norm", "bn", r"generator.norm \('in_star' -> 'bn'\)"),
+    ("generator.audio_channels", (4, 4, 4, 4), r"\[4, 4, 8, 8\] -> \[4, 4, 4, 4\]"),
+    ("dataset.speaker", "bo", r"dataset.speaker \('ada' -> 'bo'\)"),
+    ("optimizer.milestones", (1,), r"optimizer.milestones \(\[.*\] -> \[1\]\)"),
+  ],
+)
+def test_fields_that_say_what_it_is_may_not(path, field, value, change):
+  with pytest.raises(UserError, match=change) as e:
+    workdir.check_same(path, tiny.config("data", **{field: value}))
+  assert str(path) in str(e.value)
+  assert "--workdir" in str(e.value)
+  assert "num_epochs" not in str(e.value)
+
+
+def test_every_change_is_listed(path):
+  config = tiny.config("data", seed=1, num_epochs=9, **{"template.size": 3})
+  with pytest.raises(UserError, match=r"seed \(0 -> 1\), template.size \(4 -> 3\);"):
+    workdir.check_same(path, config)
+
+
+def test_a_field_that_one_of_the_two_lacks_is_a_change(path):
+  config = tiny.config("data")
+  config.template.colour = "red"
+  with pytest.raises(UserError, match=r"template.colour \(None -> 'red'\)"):
+    workdir.check_same(path, config)
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+  in_the_way = tmp_path / "output"
+  in_the_way.write_text("old")
+  with pytest.raises(UserError, match="cannot be written"):
+    workdir.create(in_the_way / "run", tiny.config("data"), OLIVER, [])
+  assert in_the_way.read_text() == "old"
