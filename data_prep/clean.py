@@ -1,0 +1,94 @@
+"""Stage 3: what is not believed goes, short gaps are closed.
+
+The rules and their thresholds are in `rules`. Leaves `clean.npz` (as `keypoints.npz`)
+and `clean.json`: frames by rule, and points closed by interpolation.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_prep import rules, workspace
+from data_prep.detection import CONFIDENCE, Origin
+from data_prep.options import Options, command
+from data_prep.transcode import read_canvas, read_source
+from data_prep.workspace import Progress, Video
+
+_THRESHOLDS = rules.Thresholds()
+
+
+def clean(
+  keypoints: np.ndarray,
+  origin: np.ndarray,
+  box: rules.Box,
+  thresholds: rules.Thresholds = _THRESHOLDS,
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+  """Rejects by the rules, then closes gaps.
+
+  Args:
+    keypoints: (T, 3, 137) canvas pixels and confidence at 15 frames/s.
+    origin: (T, 137) of `Origin`.
+    box: x, y, width, height of the picture in the canvas.
+    thresholds: of the rules.
+
+  Returns:
+    keypoints and origin anew; and by rule the number of frames in which it rejected
+    something.
+  """
+  keypoints = keypoints.copy()
+  counts: dict[str, int] = {}
+  for rule, mask in rules.body_rules(keypoints, box, thresholds).items():
+    counts[rule] = int(mask.any(1).sum())
+    keypoints *= ~mask[:, None]
+  for rule, mask in rules.face_rules(keypoints, thresholds).items():
+    counts[rule] = int(mask.sum())
+    rules.remove(keypoints, mask, rules.PARTS["face"])
+  counts |= rules.reject_hands(keypoints, box, thresholds)[1]
+  origin = np.where(keypoints[:, 2] > 0, origin, Origin.MISSING).astype(np.int8)
+  counts["gap closed"] = _close_gaps(keypoints, origin, thresholds)
+  return keypoints, origin, counts
+
+
+def _close_gaps(keypoints: np.ndarray, origin: np.ndarray, t: rules.Thresholds) -> int:
+  """Interpolates gaps in place; frames in which a point came of it."""
+  limit = t.gap_travel * rules.shoulder_width(keypoints)
+  closed = np.zeros(len(keypoints), bool)
+  for point in rules.USED:
+    seen = np.flatnonzero(keypoints[:, 2, point] > 0)
+    gaps = np.flatnonzero(np.diff(seen) > 1)
+    for a, b in zip(seen[gaps], seen[gaps + 1], strict=True):
+      first, last = keypoints[a, :2, point], keypoints[b, :2, point]
+      if b - a - 1 <= t.gap_frames and np.linalg.norm(last - first) <= limit:
+        weight = (np.arange(a + 1, b) - a)[:, None] / (b - a)
+        keypoints[a + 1 : b, :2, point] = first + (last - first) * weight
+        keypoints[a + 1 : b, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
+        origin[a + 1 : b, point] = Origin.INTERPOLATED
+        closed[a + 1 : b] = True
+  return int(closed.sum())
+
+
+def _clean_video(options: Options, video: Video, progress: Progress) -> None:
+  found = workspace.read_npz(video.folder / "keypoints.npz")
+  box = read_canvas(video).box
+  keypoints, origin, counts = clean(found["keypoints"], found["origin"], box)
+  workspace.write_npz(video.folder / "clean.npz", keypoints=keypoints, origin=origin)
+  workspace.write_json(video.folder / "clean.json", counts)
+
+
+STAGE = workspace.VideoStage(
+  name="clean",
+  previous="keypoints",
+  outputs=("clean.npz", "clean.json"),
+  parameters=lambda *_: dataclasses.asdict(_THRESHOLDS),
+  work=_clean_video,
+  seconds=lambda video: read_source(video)["times"][-1],
+)
+
+
+def run(options: Options) -> None:
+  """Runs the stage."""
+  workspace.run_stage(STAGE, options)
+
+
+if __name__ == "__main__":
+  command(run)

@@ -1,0 +1,113 @@
+"""Stage 5: windows of 64 frames every 5, each with the sound under it.
+
+A window is kept if all of its 122 used keypoints are there in all frames, nothing jumps
+to another shot, and there is sound under all of it. Leaves `clips/npz/<video>-<start>-
+<end>.npz` in the pack (`pose` (64, 3, 137), `audio` (68266 or 68267,), `imgs`), and
+`clips.json`: starts of the windows kept, and windows dropped by the first reason.
+"""
+
+import re
+
+import numpy as np
+
+from data_prep import rules, workspace
+from data_prep.options import Options, command
+from data_prep.transcode import read_source
+from data_prep.workspace import Progress, Video
+from sdt_jax import audio, audio_file
+
+STRIDE = 5
+
+
+def sample_at(frame: int) -> int:
+  """The sample at which a frame begins."""
+  return audio.num_samples(frame)
+
+
+def windows(
+  keypoints: np.ndarray, num_samples: int
+) -> tuple[list[int], dict[str, int]]:
+  """Starts of the windows to keep, and number of the others by reason.
+
+  Args:
+    keypoints: (T, 3, 137).
+    num_samples: length of the sound.
+  """
+  length = audio.CLIP_FRAMES
+  faults = _faults(keypoints, num_samples)
+  kept, dropped = [], dict.fromkeys(faults, 0)
+  for start in range(0, len(keypoints) - length + 1, STRIDE):
+    reasons = (r for r, mask in faults.items() if mask[start : start + length].any())
+    reason = next(reasons, None)
+    # A jump to the window's first frame is from one outside of it.
+    if (
+      reason == "another shot" and not faults[reason][start + 1 : start + length].any()
+    ):
+      reason = next(reasons, None)
+    if reason is None:
+      kept.append(start)
+    else:
+      dropped[reason] += 1
+  return kept, dropped
+
+
+def _faults(keypoints: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
+  """Reason -> (T,) bool of the frames that must not be in a window."""
+  ends = np.array([sample_at(i + 1) for i in range(len(keypoints))])
+  missing = {
+    f"{part.replace('_', ' ')} missing": (keypoints[:, 2, points] == 0).any(1)
+    for part, points in rules.PARTS.items()
+  }
+  shots = rules.cuts(keypoints, rules.Thresholds())
+  return {"no sound": ends > num_samples, "another shot": shots, **missing}
+
+
+def clip_path(options: Options, name: str, start: int):
+  """Where the clip of that video and start lies."""
+  end = start + audio.CLIP_FRAMES
+  return workspace.pack_folder(options) / "clips" / "npz" / f"{name}-{start}-{end}.npz"
+
+
+def _cut(options: Options, video: Video, progress: Progress) -> None:
+  keypoints = workspace.read_npz(video.folder / "rescaled.npz")["keypoints"]
+  samples = audio_file.load_audio(video.folder / "audio.wav")
+  kept, dropped = windows(keypoints, len(samples))
+  _remove_old(options, video)
+  for done, start in enumerate(kept):
+    end = start + audio.CLIP_FRAMES
+    workspace.write_npz(
+      clip_path(options, video.name, start),
+      pose=keypoints[start:end],
+      audio=samples[sample_at(start) : sample_at(end)],
+      imgs=np.array([f"{video.name}_{i:06d}.jpg" for i in range(start, end)]),
+    )
+    progress(done / len(kept))
+  workspace.write_json(video.folder / "clips.json", {"kept": kept, "dropped": dropped})
+
+
+def _remove_old(options: Options, video: Video) -> None:
+  """Clips of an earlier run with other parameters, and unfinished ones."""
+  folder = clip_path(options, video.name, 0).parent
+  own = re.compile(rf"(\.\d+-)?{re.escape(video.name)}-\d+-\d+\.npz")
+  for path in folder.glob("*.npz"):
+    if own.fullmatch(path.name):
+      path.unlink()
+
+
+STAGE = workspace.VideoStage(
+  name="clips",
+  previous="rescale",
+  outputs=("clips.json",),
+  parameters=lambda *_: [audio.CLIP_FRAMES, STRIDE],
+  work=_cut,
+  seconds=lambda video: read_source(video)["times"][-1],
+)
+
+
+def run(options: Options) -> None:
+  """Runs the stage."""
+  workspace.run_stage(STAGE, options)
+
+
+if __name__ == "__main__":
+  command(run)

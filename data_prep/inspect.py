@@ -1,0 +1,79 @@
+"""A video of the skeleton over its source, for any stretch.
+
+    python -m data_prep.inspect --root=DATA --speaker=NAME --clip=VIDEO[-START-END]
+      [--output=FILE.mp4]
+
+START and END are frames at 15 per second, as in the names of the clips; without them
+it is the whole video. Lines are green where the points were found, yellow where a
+second pass found them, red where they are interpolated.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from data_prep import media, overlay, workspace
+from sdt_jax import audio, audio_file, cli
+from sdt_jax.errors import UserError
+from sdt_jax.synthesis.video import write_video
+
+
+def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:
+  """`video` or `video-start-end` -> video, start and end frame.
+
+  Raises:
+    UserError: there is no such video among those that were prepared.
+  """
+  if (work / clip / "clean.npz").is_file():
+    return clip, 0, None
+  match = re.fullmatch(r"(.+)-(\d{1,9})-(\d{1,9})", clip)
+  if match and (work / match[1] / "clean.npz").is_file():
+    return match[1], int(match[2]), int(match[3])
+  known = sorted(path.parent.name for path in work.glob("*/clean.npz"))
+  raise UserError(
+    f"--clip={clip}: not VIDEO or VIDEO-START-END; videos: {', '.join(known) or 'none'}"
+  )
+
+
+def frames(folder: pathlib.Path, start: int, end: int) -> Iterator[np.ndarray]:
+  """(720, 1280, 3) pictures of the frames [start, end) of a prepared video."""
+  clean = workspace.read_npz(folder / "clean.npz")
+  seconds = np.arange(start, end) / audio.FPS
+  shown = media.pictures_at(folder / "video.mp4", seconds.tolist())
+  for i, (_, picture) in enumerate(shown, start):
+    yield overlay.draw(picture, clean["keypoints"][i], clean["origin"][i])
+
+
+def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
+  """Writes the video of a stretch.
+
+  Raises:
+    UserError: there is no such video, or the stretch lies outside of it.
+  """
+  video, start, end = parse_stretch(pack / "work", clip)
+  folder = pack / "work" / video
+  length = len(workspace.read_npz(folder / "clean.npz")["keypoints"])
+  end = length if end is None else end
+  if not 0 <= start < end <= length:
+    raise UserError(f"--clip={clip}: {video} has the frames 0 to {length}")
+  first, last = audio.num_samples(start), audio.num_samples(end)
+  sound = audio_file.load_audio(folder / "audio.wav")[first:last]
+  write_video(output, frames(folder, start, end), audio.FPS, sound, audio.SAMPLE_RATE)
+
+
+def main() -> None:
+  values = flags.FLAGS
+  output = pathlib.Path(values.output or f"{values.clip}.mp4")
+  inspect(pathlib.Path(values.root) / values.speaker, values.clip, output)
+  print(f"{output} ({overlay.LEGEND})")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("root", None, "Folder of speaker packs.", required=True)
+  flags.DEFINE_string("speaker", None, "Name of the speaker.", required=True)
+  flags.DEFINE_string("clip", None, "VIDEO or VIDEO-START-END.", required=True)
+  flags.DEFINE_string("output", None, "The mp4; by default <clip>.mp4.")
+  cli.run(main)

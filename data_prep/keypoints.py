@@ -1,0 +1,110 @@
+"""Stage 2: pictures -> the 137 keypoints at exactly 15 frames/s.
+
+A backend finds them at the video's own rate; here they are put on the even grid.
+Leaves `keypoints.npz`: `keypoints` (T, 3, 137) float32 canvas pixels and confidence,
+`origin` (T, 137) int8, see `detection.Origin`; and `keypoints.json`, what the backend
+counted and noted.
+"""
+
+import numpy as np
+
+from data_prep import rules, workspace
+from data_prep.detection import CONFIDENCE, Backend, Detection, Origin
+from data_prep.mediapipe_backend import MediaPipe
+from data_prep.openpose_backend import OpenPose
+from data_prep.options import Options, command
+from data_prep.transcode import read_source
+from data_prep.workspace import Progress, Video
+from sdt_jax import audio
+
+# Between pictures that are farther apart nothing is made up here.
+_MAX_STEP_SECONDS = 2 / audio.FPS
+_SAME_TIME = 1e-3  # seconds; times of pictures are rounded by their container
+
+
+def backend(options: Options) -> Backend:
+  """The backend that was asked for."""
+  if options.keypoints == "openpose":
+    assert options.openpose_dir is not None  # held by Options
+    return OpenPose(options.openpose_dir)
+  return MediaPipe(options.mediapipe_env, rules.Thresholds())
+
+
+def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Keypoints at 0, 1/15, 2/15 ... s by linear interpolation between pictures.
+
+  A point between two pictures needs both, next to each other or with a few missing
+  ones between them (then its origin is INTERPOLATED).
+
+  Args:
+    detection: of F pictures.
+    times: (F,) seconds, ascending.
+
+  Returns:
+    keypoints (T, 3, 137) and origin (T, 137); T = frames up to the last picture.
+  """
+  grid = np.arange(int(times[-1] * audio.FPS + _SAME_TIME) + 1) / audio.FPS
+  count = detection.keypoints.shape[2]
+  keypoints = np.zeros((len(grid), 3, count), np.float32)
+  origin = np.zeros((len(grid), count), np.int8)
+  for point in range(count):
+    seen = np.flatnonzero(detection.keypoints[:, 2, point] > 0)
+    if len(seen):
+      _to_grid_point(detection, times, grid, seen, point, keypoints, origin)
+  return keypoints, origin
+
+
+def _to_grid_point(detection, times, grid, seen, point, keypoints, origin) -> None:
+  """Fills one point of `keypoints` and `origin`; `seen` are its F' pictures."""
+  after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
+  exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
+  before = np.where(exact, after, np.maximum(after - 1, 0))
+  a, b = seen[before], seen[after]
+  step = times[b] - times[a]
+  inside = (times[a] <= grid + _SAME_TIME) & (grid - _SAME_TIME <= times[b])
+  good = exact | (inside & (step <= _MAX_STEP_SECONDS))
+  weight = np.where(exact, 0, (grid - times[a]) / np.maximum(step, _SAME_TIME))
+  values = detection.keypoints[:, :, point]
+  mixed = values[a] * (1 - weight)[:, None] + values[b] * weight[:, None]
+  keypoints[:, :, point] = np.where(good[:, None], mixed, 0)
+  made_by = np.maximum(detection.origin[a, point], detection.origin[b, point])
+  made_by = np.where(b - a > 1, Origin.INTERPOLATED, made_by)
+  origin[:, point] = np.where(good, made_by, Origin.MISSING)
+  bridged = good & (made_by == Origin.INTERPOLATED)
+  keypoints[bridged, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
+
+
+def _find(options: Options, video: Video, progress: Progress) -> None:
+  detection = backend(options).detect(video, progress)
+  times = np.array(read_source(video)["times"])
+  keypoints, origin = to_grid(detection, times)
+  workspace.write_npz(
+    video.folder / "keypoints.npz", keypoints=keypoints, origin=origin
+  )
+  notes = {"counts": detection.counts, "notes": detection.notes}
+  workspace.write_json(video.folder / "keypoints.json", notes)
+
+
+STAGE = workspace.VideoStage(
+  name="keypoints",
+  previous="transcode",
+  outputs=("keypoints.npz", "keypoints.json"),
+  parameters=lambda options, video: backend(options).parameters(video),
+  work=_find,
+  seconds=lambda video: read_source(video)["times"][-1],
+)
+
+
+def run(options: Options) -> None:
+  """Runs the stage.
+
+  Raises:
+    UserError: the backend cannot run, or finds a video's files wanting.
+  """
+  if options.keypoints == "mediapipe":
+    MediaPipe(options.mediapipe_env, rules.Thresholds()).prepare()
+  workspace.run_stage(STAGE, options)
+
+
+if __name__ == "__main__":
+  command(run)

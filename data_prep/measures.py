@@ -1,0 +1,115 @@
+"""What the report measures of a prepared video."""
+
+import numpy as np
+
+from data_prep import rules
+from sdt_jax import audio
+
+MAX_LAG_FRAMES = 10
+PROFILE_RATIO = 4.0
+_TREND_FRAMES = 31  # of which only deviations are compared: loud talkers nod, too
+_FRAME = audio.SAMPLE_RATE // audio.FPS
+_SILENCE = 1e-4  # added to the loudness, so that digital silence has a logarithm
+
+
+def coverage(keypoints: np.ndarray) -> dict[str, float]:
+  """Part -> share of frames in which all its used points are there."""
+  return {
+    part: float((keypoints[:, 2, points] > 0).all(1).mean())
+    for part, points in rules.PARTS.items()
+  }
+
+
+def origins(origin: np.ndarray) -> dict[str, np.ndarray]:
+  """Part -> (T,) the most doubtful `Origin` of its points, 0 where one is missing."""
+  worst = {}
+  for part, points in rules.PARTS.items():
+    of_part = origin[:, points]
+    worst[part] = np.where((of_part == 0).any(1), 0, of_part.max(1))
+  return worst
+
+
+def jitter(keypoints: np.ndarray) -> dict[str, float]:
+  """Part -> mean norm of the second difference, px/frame^2; NaN if never seen."""
+  second = np.diff(keypoints[:, :2], 2, axis=0)
+  there = keypoints[:, 2] > 0
+  all_three = there[2:] & there[1:-1] & there[:-2]
+  norms = np.where(all_three, np.linalg.norm(second, axis=1), np.nan)
+  return {
+    part: float(np.nanmean(norms[:, points]))
+    if all_three[:, points].any()
+    else float("nan")
+    for part, points in rules.PARTS.items()
+  }
+
+
+def profile_share(keypoints: np.ndarray) -> float:
+  """Share of faces that are turned aside: their far half is a guess of the finder.
+
+  Turned: the nose tip is 4 times as far from one end of the jaw as from the other.
+  """
+  tip, right, left = (rules.point(keypoints, f"face_{i}") for i in (30, 0, 16))
+  to_right, to_left = np.abs(tip - right)[:, 0], np.abs(tip - left)[:, 0]
+  seen = np.isfinite(to_right) & np.isfinite(to_left)
+  far, near = np.maximum(to_right, to_left), np.minimum(to_right, to_left)
+  return float((far > PROFILE_RATIO * near)[seen].mean()) if seen.any() else 0.0
+
+
+def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
+  """(T,) distance of the inner lips in shoulder widths, NaN where missing."""
+  lips = (rules.point(keypoints, f"face_{i}") for i in (62, 66))
+  return rules.distance(*lips) / rules.shoulder_width(keypoints)
+
+
+def loudness(samples: np.ndarray, frames: int) -> np.ndarray:
+  """(frames,) logarithm of the sound's RMS about each frame."""
+  padded = np.pad(samples, (_FRAME // 2, _FRAME))
+  starts = [min(audio.num_samples(i), len(padded) - _FRAME) for i in range(frames)]
+  rms = [np.sqrt(np.square(padded[s : s + _FRAME]).mean()) for s in starts]
+  return np.log(np.array(rms) + _SILENCE)
+
+
+def lag_curve(opening: np.ndarray, loud: np.ndarray) -> np.ndarray:
+  """Correlation of mouth and sound for lags -10 ... 10 frames.
+
+  At lag n the mouth is compared with the sound n frames earlier: a best lag above 0
+  means that the picture comes late.
+  """
+  opening, loud = _without_trend(opening), _without_trend(loud)
+  curve = []
+  for lag in range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1):
+    mouth, sound = _shifted(opening, loud, lag)
+    seen = np.isfinite(mouth)
+    mouth, sound = mouth[seen], sound[seen]
+    moves = len(mouth) > 2 and np.ptp(mouth) > 0 and np.ptp(sound) > 0
+    curve.append(float(np.corrcoef(mouth, sound)[0, 1]) if moves else 0.0)
+  return np.array(curve)
+
+
+def best_lag(curve: np.ndarray, frames: int) -> int | None:
+  """The lag of the highest correlation, None if it does not stand out.
+
+  Args:
+    curve: of `lag_curve`.
+    frames: that it was made from; few frames correlate by chance.
+  """
+  clear = max(0.2, 5.5 / np.sqrt(max(frames, 1)))
+  return int(curve.argmax()) - MAX_LAG_FRAMES if curve.max() >= clear else None
+
+
+def _without_trend(values: np.ndarray) -> np.ndarray:
+  """(T,) minus its moving average; NaN stay NaN."""
+  window = np.ones(_TREND_FRAMES)
+  seen = np.isfinite(values)
+  total = np.convolve(np.where(seen, values, 0), window, "same")
+  count = np.convolve(seen.astype(float), window, "same")
+  middle = slice((len(total) - len(values)) // 2, None)  # "same" is of the longer one
+  average = (total / np.maximum(count, 1))[middle][: len(values)]
+  return values - average
+
+
+def _shifted(a: np.ndarray, b: np.ndarray, lag: int):
+  """a[t + lag] beside b[t], for all t where there are both."""
+  length = min(len(a), len(b))
+  a, b = a[:length], b[:length]
+  return (a[lag:], b[: length - lag]) if lag >= 0 else (a[:lag], b[-lag:])

@@ -1,0 +1,268 @@
+"""Video files: probing, pictures with their times, sound. PyAV decodes and encodes.
+
+Times are seconds from the first picture. The canvas is 1280x720, as the keypoints of
+the published packs are; a picture of another shape is fitted into its middle.
+"""
+
+import contextlib
+import dataclasses
+import fractions
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import av
+import cv2
+import numpy as np
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from sdt_jax import audio, audio_file
+from sdt_jax.errors import UserError
+
+CANVAS_WIDTH, CANVAS_HEIGHT = 1280, 720
+
+_TIME_BASE = fractions.Fraction(1, 90_000)  # of what we write: exact for usual rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+  """Where the picture lies: canvas x = picture x * scale_x + x, and so for y."""
+
+  scale_x: float
+  scale_y: float
+  x: int
+  y: int
+  width: int
+  height: int
+
+  @classmethod
+  def fit(cls, width: int, height: int, aspect: float = 1.0) -> "Canvas":
+    """The largest place; the picture's pixels are `aspect` times as wide as high."""
+    scale = min(CANVAS_WIDTH / (width * aspect), CANVAS_HEIGHT / height)
+    w, h = round(width * aspect * scale), round(height * scale)
+    x, y = (CANVAS_WIDTH - w) // 2, (CANVAS_HEIGHT - h) // 2
+    return cls(w / width, h / height, x, y, w, h)
+
+  @property
+  def box(self) -> tuple[int, int, int, int]:
+    """x, y, width, height of the picture in the canvas."""
+    return self.x, self.y, self.width, self.height
+
+  def draw(self, picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 picture -> (720, 1280, 3) canvas with black margins."""
+    canvas = np.zeros((CANVAS_HEIGHT, CANVAS_WIDTH, 3), np.uint8)
+    shrinks = self.scale_x < 1
+    canvas[self.y : self.y + self.height, self.x : self.x + self.width] = cv2.resize(
+      picture,
+      (self.width, self.height),
+      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
+    )
+    return canvas
+
+  def place(self, keypoints: np.ndarray) -> np.ndarray:
+    """(..., 3, 137) from picture to canvas pixels; points not found stay 0, 0, 0."""
+    scale = np.array([self.scale_x, self.scale_y, 1], np.float32)[:, None]
+    offset = np.array([self.x, self.y, 0], np.float32)[:, None]
+    return (keypoints * scale + offset) * (keypoints[..., 2:, :] > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """What a container says of itself; rate and duration may be estimates."""
+
+  width: int
+  height: int
+  aspect: float
+  rotation: int
+  fps: float
+  seconds: float
+
+
+def probe(path: pathlib.Path) -> Probe:
+  """Opens a video and decodes its first picture.
+
+  Raises:
+    UserError: it is no video, or has no picture or no sound track.
+  """
+  with _opened(path) as container:
+    stream = _video_stream(container, path)
+    if not container.streams.audio:
+      raise UserError(f"{path.name}: has no sound track")
+    first = next(_decoded(container, stream), None)
+    if first is None:
+      raise UserError(f"{path.name}: holds no picture that can be decoded")
+    height, width = _upright(first).shape[:2]
+    turned = first.rotation % 180 != 0
+    aspect = float(stream.codec_context.sample_aspect_ratio or 1)
+    return Probe(
+      width=width,
+      height=height,
+      aspect=1 / aspect if turned else aspect,
+      rotation=first.rotation % 360,
+      fps=float(stream.average_rate or stream.guessed_rate or 0),
+      seconds=_duration(container, stream),
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path):
+  try:
+    with av.open(str(path.absolute())) as container:
+      yield container
+  except FFmpegError as e:
+    raise UserError(f"{path.name}: not a video that can be read ({e.strerror})") from e
+
+
+def _video_stream(container, path: pathlib.Path):
+  for stream in container.streams.video:
+    if not stream.disposition & Disposition.attached_pic:
+      stream.thread_type = "AUTO"
+      return stream
+  raise UserError(f"{path.name}: has no picture track")
+
+
+def _duration(container, stream) -> float:
+  if stream.duration:
+    return float(stream.duration * stream.time_base)
+  return (container.duration or 0) / av.time_base
+
+
+def _decoded(container, stream) -> Iterator:
+  """Frames of a stream; what is damaged is skipped, a cut-off file ends early."""
+  packets = container.demux(stream)
+  while True:
+    try:
+      packet = next(packets)
+    except (StopIteration, FFmpegError):
+      return
+    try:
+      yield from packet.decode()
+    except FFmpegError:
+      continue
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+  """(H, W, 3) uint8, turned as players turn it."""
+  return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+def pictures(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
+  """Time on the container's own clock and (H, W, 3) uint8 RGB of each picture.
+
+  Pictures whose time does not grow are left out.
+  """
+  with _opened(path) as container:
+    stream = _video_stream(container, path)
+    step = 1 / float(stream.average_rate or 25)
+    last = None
+    for frame in _decoded(container, stream):
+      time = frame.time
+      if time is None:
+        time = 0.0 if last is None else last + step
+      if last is None or time > last:
+        last = time
+        yield time, _upright(frame)
+
+
+def pictures_at(
+  path: pathlib.Path, seconds: Sequence[float]
+) -> Iterator[tuple[float, np.ndarray]]:
+  """For each of the ascending times, the picture that a player shows then."""
+  shown, wanted = None, list(seconds)
+  for time, picture in pictures(path):
+    while wanted and shown is not None and time > wanted[0] + 1e-3:
+      yield wanted.pop(0), shown
+    shown = picture
+    if not wanted:
+      return
+  for second in wanted:
+    if shown is not None:
+      yield second, shown
+
+
+def sound(path: pathlib.Path, start: float) -> np.ndarray:
+  """The first sound track as the models take it, put in step with the pictures.
+
+  Args:
+    path: the video.
+    start: time of its first picture on the container's clock.
+
+  Returns:
+    (samples,) float32, 16 kHz mono; sample 0 is at the first picture.
+
+  Raises:
+    UserError: there is no sound that can be decoded.
+  """
+  with _opened(path) as container:
+    if not container.streams.audio:
+      raise UserError(f"{path.name}: has no sound track")
+    stream = container.streams.audio[0]
+    rate = stream.codec_context.sample_rate
+    blocks = [(f.time, _mono(f)) for f in _decoded(container, stream)]
+  if not blocks or not rate:
+    raise UserError(f"{path.name}: holds no sound that can be decoded")
+  samples = _in_place(blocks, rate, start)
+  return audio_file.to_model_rate(samples, rate, name=path.name)
+
+
+def _in_place(
+  blocks: list[tuple[float | None, np.ndarray]], rate: int, start: float
+) -> np.ndarray:
+  """Blocks of sound at their times, silence where there is none."""
+  position = 0
+  places = []
+  for time, block in blocks:
+    wanted = position if time is None else round((time - start) * rate)
+    # Times are rounded to the container's clock: only a real gap moves a block.
+    if not places or abs(wanted - position) > rate // 50:
+      position = wanted
+    places.append(position)
+    position += len(block)
+  placed = list(zip(places, blocks, strict=True))
+  samples = np.zeros(max(0, *(p + len(b) for p, (_, b) in placed)), np.float32)
+  for place, (_, block) in placed:
+    before = max(0, -place)
+    samples[max(0, place) : max(0, place + len(block))] = block[before:]
+  return samples
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+  """(samples,) float32 mean of the channels, of any sample format."""
+  samples = frame.to_ndarray()
+  if not frame.format.is_planar:
+    samples = samples.reshape(frame.samples, -1).T
+  if samples.dtype.kind != "f":
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    samples = (samples - (half if samples.dtype.kind == "u" else 0.0)) / half
+  return samples.mean(0, dtype=np.float64).astype(np.float32)
+
+
+def write_canvas_video(
+  path: pathlib.Path, frames: Iterator[tuple[float, np.ndarray]]
+) -> list[float]:
+  """Writes (720, 1280, 3) pictures with their times, which need not be even.
+
+  Returns:
+    The times.
+  """
+  times = []
+  with av.open(str(path), "w", format="mp4") as container:
+    stream = container.add_stream(
+      "libx264", options={"crf": "16", "preset": "veryfast"}
+    )
+    stream.width, stream.height, stream.pix_fmt = CANVAS_WIDTH, CANVAS_HEIGHT, "yuv420p"
+    stream.codec_context.time_base = _TIME_BASE
+    for time, picture in frames:
+      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+      frame.pts, frame.time_base = round(time / _TIME_BASE), _TIME_BASE
+      container.mux(stream.encode(frame))
+      times.append(time)
+    container.mux(stream.encode(None))
+  return times
+
+
+def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
+  """(samples,) float32 16 kHz -> 16 bit wav."""
+  import soundfile  # here, since it is slow to import
+
+  soundfile.write(path, samples, audio.SAMPLE_RATE, subtype="PCM_16", format="WAV")

@@ -1,0 +1,360 @@
+"""Keypoints by MediaPipe: which passes are made, what is believed, how it is mapped.
+
+1. Faces, twice a second: where there are several people, the part of the picture about
+   the largest is looked at.
+2. Holistic, each picture on its own: body, face, and hands to fall back on.
+3. The hand model on a square of 2.5 shoulder widths about the wrists, which finds hands
+   nearer to the truth than Holistic (docs/data_preparation.md has the figures).
+4. Where that gave no hand, or none to believe (`rules.hand_rules`): Holistic's hand,
+   then the hand model on smaller squares.
+
+The passes run in another environment (`mediapipe_worker`); each leaves its files in the
+video's folder, so that a killed run goes on from there.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import subprocess
+from typing import Any
+
+import numpy as np
+
+from data_prep import mediapipe_env, rules, workspace
+from data_prep.detection import CONFIDENCE, Detection, Origin
+from data_prep.transcode import read_canvas, read_source
+from data_prep.workspace import Progress, Video
+from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
+
+_HERE = pathlib.Path(__file__).parent
+_CHUNK = 200  # pictures per file of results
+_FACES_PER_SECOND = 2
+_OFTEN = 0.2  # share of looks in which another person must be seen to count
+_HEAD = 1.5  # from the middle of a face box to above the hair, in its heights
+_SQUARES = (2.5, 1.4, 1.0)  # sides of the squares about the wrist, in shoulder widths
+_AROUND_HAND = 1.3  # of a square's side that must be left about the wrists in it
+_PASSES = ("faces", "holistic", *(f"hands_{i}" for i in range(len(_SQUARES))))
+
+
+@functools.cache
+def _mapping() -> dict[str, Any]:
+  return json.loads((_HERE / "mediapipe_map.json").read_text())
+
+
+class MediaPipe:
+  """The backend that needs nothing but the videos."""
+
+  def __init__(self, env: pathlib.Path, thresholds: rules.Thresholds):
+    self._env = env
+    self._thresholds = thresholds
+
+  def prepare(self) -> None:
+    mediapipe_env.ensure(self._env)
+
+  def parameters(self, video: Video) -> Any:
+    return ["mediapipe", mediapipe_env.version(), dataclasses.asdict(self._thresholds)]
+
+  def detect(self, video: Video, progress: Progress) -> Detection:
+    python = mediapipe_env.python_of(self._env)
+    run = _Run(video, python, progress, self.parameters(video))
+    picture = read_canvas(video).box
+    box, notes = look_at(run.faces(picture), picture)
+    holistic = to_137(run.holistic(box))
+    keypoints = holistic.copy()
+    for side in rules.SIDES:
+      keypoints[:, :, rules.PARTS[f"{side}_hand"]] = 0
+    origin = np.where(keypoints[:, 2] > 0, Origin.FOUND, Origin.MISSING)
+    first = _about_wrists(run, keypoints, 0)
+    counts = self._take(keypoints, origin, first, box, Origin.FOUND)
+    self._take(keypoints, origin, holistic, box, Origin.SECOND_PASS)
+    for i in range(1, len(_SQUARES)):
+      again = _about_wrists(run, keypoints, i)
+      self._take(keypoints, origin, again, box, Origin.SECOND_PASS)
+    run.remove()
+    return Detection(keypoints, origin.astype(np.int8), counts, notes)
+
+  def _take(
+    self,
+    keypoints: np.ndarray,
+    origin: np.ndarray,
+    candidate: np.ndarray,
+    box: rules.Box,
+    made_by: Origin,
+  ) -> dict[str, int]:
+    """Fills missing hands, in place, with those that stand up to the rules.
+
+    Returns:
+      Hands by the rule that rejected them.
+    """
+    missing = _missing_hands(keypoints)
+    trial = keypoints.copy()
+    for i, side in enumerate(rules.SIDES):
+      at = rules.block(missing[:, i], rules.PARTS[f"{side}_hand"])
+      trial[at] = candidate[at] * [[1], [1], [CONFIDENCE.get(made_by, 1)]]
+    _, counts = rules.reject_hands(trial, box, self._thresholds)
+    taken = missing & ~_missing_hands(trial)
+    for i, side in enumerate(rules.SIDES):
+      points = rules.PARTS[f"{side}_hand"]
+      at = rules.block(taken[:, i], points)
+      keypoints[at] = trial[at]
+      origin[np.ix_(taken[:, i], points)] = made_by
+    return counts
+
+
+def _about_wrists(run: "_Run", keypoints: np.ndarray, number: int) -> np.ndarray:
+  """(F, 3, 137) with the hands that the hand model finds for those still missing."""
+  frames, sides, boxes = wrist_boxes(keypoints, _SQUARES[number], number == 0)
+  if not len(frames):
+    return np.zeros_like(keypoints)
+  points, is_left = run.hands(number, frames, boxes)
+  return from_squares(keypoints, frames, sides, points, is_left)
+
+
+# --- several people ---
+
+
+def look_at(
+  faces: tuple[np.ndarray, np.ndarray, int], picture: rules.Box
+) -> tuple[rules.Box, list[str]]:
+  """The part of the picture that holds the largest person.
+
+  Where another face is seen often beside the largest, the picture is cut half way to
+  it; where one is seen above or below, over the head of the lower one, whose body is
+  below it.
+
+  Args:
+    faces: boxes (n, 4), the number of the picture each is in, pictures looked at.
+    picture: x, y, width, height of the whole.
+
+  Returns:
+    x, y, width, height; and a note if it is not the whole picture.
+  """
+  boxes, numbers, looks = faces
+  is_main = _largest(boxes, numbers)
+  if (~is_main).sum() < _OFTEN * looks:
+    return picture, []
+  middles = boxes[:, :2] + boxes[:, 2:] / 2
+  main = np.median(middles[is_main], axis=0)
+  off = middles - main
+  beside, after = np.abs(off[:, 0]) >= np.abs(off[:, 1]), (off > 0).T
+  head = middles[:, 1] - _HEAD * boxes[:, 3]  # its upper end
+  left, top = picture[:2]
+  right, bottom = left + picture[2], top + picture[3]
+
+  def seen(mask: np.ndarray) -> bool:
+    return (mask & ~is_main).sum() >= _OFTEN * looks
+
+  def half_way(mask: np.ndarray) -> int:
+    return round(main[0] + np.median(off[mask & ~is_main, 0]) / 2)
+
+  if seen(beside & ~after[0]):
+    left = max(left, half_way(beside & ~after[0]))
+  if seen(beside & after[0]):
+    right = min(right, half_way(beside & after[0]))
+  if seen(~beside & ~after[1]):
+    top = max(top, round(np.median(head[is_main])))
+  if seen(~beside & after[1]):
+    bottom = min(bottom, round(np.median(head[~beside & after[1] & ~is_main])))
+  note = (
+    f"several people: only x {left}-{right}, y {top}-{bottom} of the canvas, about the "
+    "largest face, is looked at"
+  )
+  return (left, top, right - left, bottom - top), [note]
+
+
+def _largest(boxes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+  """(n,) bool: of the boxes the largest of each picture."""
+  areas = boxes[:, 2] * boxes[:, 3]
+  largest = np.zeros(len(boxes), bool)
+  for number in np.unique(numbers):
+    here = np.flatnonzero(numbers == number)
+    largest[here[np.argmax(areas[here])]] = True
+  return largest
+
+
+# --- mapping ---
+
+
+def to_137(raw: dict[str, np.ndarray]) -> np.ndarray:
+  """Raw landmarks of Holistic -> (F, 3, 137); confidence of the body is visibility.
+
+  Args:
+    raw: pose (F, 33, 3), face (F, 478, 2), left and right (F, 21, 2), canvas pixels,
+      NaN where not found.
+  """
+  keypoints = np.zeros((len(raw["pose"]), 3, len(kp.KEYPOINTS_137)), np.float32)
+  for name, sources in _mapping()["body"].items():
+    keypoints[:, :, kp.INDEX_137[name]] = raw["pose"][:, sources].mean(1)
+  for part, points in (
+    ("face", raw["face"][:, _mapping()["face"]]),
+    ("left_hand", raw["left"]),
+    ("right_hand", raw["right"]),
+  ):
+    keypoints[:, :2, rules.PARTS[part]] = np.moveaxis(points, -1, -2)
+    keypoints[:, 2, rules.PARTS[part]] = 1
+  known = np.isfinite(keypoints).all(1, keepdims=True) & (keypoints[:, 2:] > 0)
+  return np.where(known, keypoints, 0)
+
+
+def _missing_hands(keypoints: np.ndarray) -> np.ndarray:
+  """(F, 2) bool, left and right."""
+  hands = [keypoints[:, 2, rules.PARTS[f"{side}_hand"]] for side in rules.SIDES]
+  return np.stack([(hand == 0).any(1) for hand in hands], 1)
+
+
+# --- hands about the wrist ---
+
+
+def wrist_boxes(
+  keypoints: np.ndarray, size: float, together: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Squares about the wrists of the missing hands.
+
+  Args:
+    keypoints: (F, 3, 137).
+    size: side of the square in shoulder widths.
+    together: one square for both hands of a frame, if their wrists are so near that
+      both hands are well inside.
+
+  Returns:
+    Ascending frames (n,), sides (n,) as index into `rules.SIDES`, boxes (n, 4) int.
+  """
+  wrists = np.stack([rules.point(keypoints, f"{s}_wrist") for s in rules.SIDES], 1)
+  unit = rules.shoulder_width(keypoints)
+  wanted = _missing_hands(keypoints) & np.isfinite(wrists).all(-1)
+  frames, sides = np.nonzero(wanted)
+  if not len(frames) or not np.isfinite(unit):
+    return frames[:0], sides[:0], np.zeros((0, 4), int)
+  if together:
+    near = rules.distance(wrists[:, 0], wrists[:, 1]) < (size - _AROUND_HAND) * unit
+    shared = near & wanted.all(1)
+    wrists[shared] = wrists[shared].mean(1, keepdims=True)
+  side_px = max(1, round(size * unit))
+  corners = np.rint(wrists[frames, sides] - side_px / 2).astype(int)
+  return frames, sides, np.insert(corners, [2, 2], side_px, axis=1)
+
+
+def from_squares(
+  keypoints: np.ndarray,
+  frames: np.ndarray,
+  sides: np.ndarray,
+  points: np.ndarray,
+  is_left: np.ndarray,
+) -> np.ndarray:
+  """Of the hands found in each square the likelier one.
+
+  That is the one labelled as the wanted hand; of two such, the one nearer the wrist.
+
+  Args:
+    keypoints: (F, 3, 137) so far.
+    frames, sides: (n,) of the requests, see `wrist_boxes`.
+    points: (n, 2, 21, 2) canvas pixels, NaN where fewer hands were found.
+    is_left: (n, 2) label of the hands.
+
+  Returns:
+    (F, 3, 137) with nothing but these hands.
+  """
+  wrists = np.stack([rules.point(keypoints, f"{s}_wrist") for s in rules.SIDES], 1)
+  off = np.linalg.norm(points[:, :, 0] - wrists[frames, sides][:, None], axis=-1)
+  wrong_label = is_left != (sides == rules.SIDES.index("left"))[:, None]
+  likelier = np.lexsort((off, wrong_label | np.isnan(off)), axis=1)[:, 0]
+  chosen = points[np.arange(len(frames)), likelier]
+  hands = np.zeros_like(keypoints)
+  for side, name in enumerate(rules.SIDES):
+    mine = (sides == side) & np.isfinite(chosen).all((1, 2))
+    at = rules.PARTS[f"{name}_hand"]
+    hands[rules.block(frames[mine], at, (0, 1))] = np.swapaxes(chosen[mine], 1, 2)
+    hands[rules.block(frames[mine], at, (2,))] = 1
+  return hands
+
+
+# --- the other environment ---
+
+
+class _Run:
+  """Passes of the worker over one video, kept until the video is done."""
+
+  def __init__(
+    self, video: Video, python: pathlib.Path, progress: Progress, parameters: Any
+  ):
+    self._video = video
+    self._python = python
+    self._progress = progress
+    self._pictures = len(read_source(video)["times"])
+    self._fps = self._pictures / max(read_source(video)["times"][-1], 1e-3)
+    self._folder = video.folder / "mediapipe"
+    # What an earlier run left is of use only for the same video and parameters.
+    transcoded = workspace.read_stamp(video.folder, "transcode")
+    key = workspace.digest([transcoded, parameters])
+    if workspace.read_stamp(self._folder, "passes") != key:
+      self.remove()
+      workspace.write_stamp(self._folder, "passes", key)
+
+  def remove(self) -> None:
+    shutil.rmtree(self._folder, ignore_errors=True)
+
+  def faces(self, box: rules.Box) -> tuple[np.ndarray, np.ndarray, int]:
+    """See `look_at`."""
+    every = max(1, round(self._fps / _FACES_PER_SECOND))
+    output = self._folder / "faces.npz"
+    job = {"task": "faces", "box": box, "every": every, "output": str(output)}
+    self._work("faces", output, **job)
+    found = workspace.read_npz(output)
+    return found["boxes"], found["numbers"], -(-self._pictures // every)
+
+  def holistic(self, box: rules.Box) -> dict[str, np.ndarray]:
+    """See `to_137`."""
+    raw = self._in_chunks("holistic", task="holistic", box=box)
+    return {part: _fit(values, self._pictures) for part, values in raw.items()}
+
+  def hands(
+    self, number: int, frames: np.ndarray, boxes: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """See `from_squares`."""
+    name = f"hands_{number}"
+    requests = self._folder / f"{name}.npz"
+    workspace.write_npz(requests, frames=frames, boxes=boxes)
+    found = self._in_chunks(name, task="hands", requests=str(requests))
+    return found["points"], found["is_left"]
+
+  def _in_chunks(self, name: str, **job: Any) -> dict[str, np.ndarray]:
+    folder = self._folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    self._work(name, folder / "done", chunk=_CHUNK, output=str(folder), **job)
+    chunks = [workspace.read_npz(f) for f in sorted(folder.glob("[0-9]*.npz"))]
+    return {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
+
+  def _work(self, name: str, result: pathlib.Path, **job: Any) -> None:
+    """Runs the worker unless its result is there; tells the progress."""
+    begin = _PASSES.index(name) / len(_PASSES)
+    self._progress(begin)
+    if result.exists():
+      return
+    path = self._folder / f"{name}.json"
+    workspace.write_json(path, {"video": str(self._video.folder / "video.mp4"), **job})
+    worker = [str(self._python), "-I", str(_HERE / "mediapipe_worker.py"), str(path)]
+    log = self._folder / f"{name}.log"
+    with (
+      log.open("w") as errors,
+      subprocess.Popen(worker, stdout=subprocess.PIPE, stderr=errors, text=True) as run,
+    ):
+      for line in run.stdout or ():
+        done = min(1.0, int(line) / self._pictures)
+        self._progress(begin + done / len(_PASSES))
+    if run.returncode or not result.exists():
+      last = (log.read_text().strip() or "no message").splitlines()[-1]
+      raise UserError(f"{self._video.name}: MediaPipe failed ({last[:200]}), see {log}")
+
+
+def _fit(values: np.ndarray, count: int) -> np.ndarray:
+  """Exactly `count` rows: readers may differ in the last picture."""
+  missing = max(0, count - len(values))
+  return np.concatenate(
+    [
+      values[:count],
+      np.full((missing, *values.shape[1:]), np.nan, values.dtype),
+    ]
+  )

@@ -1,0 +1,47 @@
+"""Draws keypoints over the picture that they were found in."""
+
+import itertools
+
+import cv2
+import numpy as np
+
+from data_prep.detection import Origin
+from sdt_jax import keypoints as kp
+
+_ORIGIN_COLORS = {
+  Origin.FOUND: (60, 230, 90),
+  Origin.SECOND_PASS: (255, 200, 40),
+  Origin.INTERPOLATED: (255, 70, 70),
+}
+LEGEND = "green: found, yellow: second pass, red: interpolated"
+
+_HEAD = (("neck", "nose", "right_eye"), ("nose", "left_eye"))
+_CHAINS = [
+  np.array([kp.INDEX_137[name] for name in chain])
+  for chain in (
+    kp.ARM_CHAIN,
+    *_HEAD,
+    *kp.FACE_CHAINS.values(),
+    *kp.finger_chains("left").values(),
+    *kp.finger_chains("right").values(),
+  )
+]
+
+
+def draw(picture: np.ndarray, keypoints: np.ndarray, origin: np.ndarray) -> np.ndarray:
+  """A copy of the picture with the skeleton, each line in the colour of its origin.
+
+  Args:
+    picture: (720, 1280, 3) uint8 RGB canvas.
+    keypoints: (3, 137) canvas pixels and confidence.
+    origin: (137,) of `Origin`; a line has the more doubtful one of its ends.
+  """
+  drawn = picture.copy()
+  pixels = np.rint(keypoints[:2].T).astype(int)
+  for chain in _CHAINS:
+    for a, b in itertools.pairwise(chain):
+      if keypoints[2, a] > 0 and keypoints[2, b] > 0:
+        color = _ORIGIN_COLORS[Origin(max(origin[a], origin[b]))]
+        ends = tuple(pixels[a].tolist()), tuple(pixels[b].tolist())
+        cv2.line(drawn, *ends, color, 2, cv2.LINE_AA)
+  return drawn

@@ -1,0 +1,369 @@
+"""The data report: one HTML file, pictures inside, of what came of the videos.
+
+Leaves `report.html` in the pack. What is measured is in `measures`; `warnings` says
+what a person can do about it.
+"""
+
+import base64
+import collections
+import csv
+import dataclasses
+import html
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_prep import measures, media, overlay, workspace
+from data_prep.detection import Origin
+from data_prep.options import Options, command
+from data_prep.transcode import read_source
+from data_prep.workspace import Video
+from sdt_jax import audio, audio_file
+from sdt_jax.files import replacing
+
+FILE_NAME = "report.html"
+
+_PAGE = pathlib.Path(__file__).with_name("report_page.html")
+_EXAMPLES = 3
+_THUMBNAILS = 24
+_THUMBNAIL_SIZE = (240, 135)
+_EXAMPLE_SIZE = (640, 360)
+_COLORS = {  # of the strips, by `Origin`
+  Origin.MISSING: (40, 40, 48),
+  Origin.FOUND: (88, 180, 110),
+  Origin.SECOND_PASS: (245, 200, 80),
+  Origin.INTERPOLATED: (225, 90, 80),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """Everything the report says of one video; shares are 0 to 1, lengths in px."""
+
+  video: Video
+  source: dict[str, Any]
+  found: dict[str, Any]  # the backend's counts and notes
+  rules: dict[str, int]
+  factor: float
+  kept: int
+  dropped: dict[str, int]
+  coverage_found: dict[str, float]
+  coverage: dict[str, float]
+  origins: dict[str, np.ndarray]
+  jitter: dict[str, float]
+  profile: float
+  lag_curve: np.ndarray
+  lag: int | None
+
+  @property
+  def frames(self) -> int:
+    return len(next(iter(self.origins.values())))
+
+  @property
+  def windows(self) -> int:
+    return self.kept + sum(self.dropped.values())
+
+
+def gather(video: Video) -> Facts:
+  """Reads and measures what the stages left."""
+  folder = video.folder
+  found = workspace.read_npz(folder / "keypoints.npz")
+  clean = workspace.read_npz(folder / "clean.npz")
+  rescaled = workspace.read_npz(folder / "rescaled.npz")
+  keypoints = clean["keypoints"]
+  clips = workspace.read_json(folder / "clips.json")
+  samples = audio_file.load_audio(folder / "audio.wav")
+  loud = measures.loudness(samples, len(keypoints))
+  curve = measures.lag_curve(measures.mouth_opening(keypoints), loud)
+  return Facts(
+    video=video,
+    source=read_source(video),
+    found=workspace.read_json(folder / "keypoints.json"),
+    rules=workspace.read_json(folder / "clean.json"),
+    factor=workspace.read_json(folder / "rescale.json")["factor"],
+    kept=len(clips["kept"]),
+    dropped=clips["dropped"],
+    coverage_found=measures.coverage(found["keypoints"]),
+    coverage=measures.coverage(keypoints),
+    origins=measures.origins(clean["origin"]),
+    jitter=measures.jitter(rescaled["keypoints"]),
+    profile=measures.profile_share(keypoints),
+    lag_curve=curve,
+    lag=measures.best_lag(curve, len(keypoints)),
+  )
+
+
+# --- warnings ---
+
+
+def warnings(facts: Facts) -> list[str]:
+  """What a person should look at or can mend, one sentence each."""
+  said = list(facts.found["notes"])
+  times, sound = facts.source["times"], facts.source["sound_seconds"]
+  if times[-1] - sound > 1 / audio.FPS:
+    said.append(
+      f"the sound ends {times[-1] - sound:.1f} s before the picture; what is after it "
+      "is not used"
+    )
+  rate = (len(times) - 1) / max(times[-1], 1e-3)
+  if rate < 0.95 * audio.FPS:
+    said.append(
+      f"only {rate:.1f} pictures/s, so motion between them is interpolated; use a "
+      f"recording of at least {audio.FPS}"
+    )
+  said += _lag_warning(facts) + _window_warnings(facts)
+  if facts.profile > 0.05:
+    said.append(
+      f"the face is turned aside in {facts.profile:.0%} of the frames; its hidden half "
+      "is a guess"
+    )
+  if facts.factor > 2.5:
+    said.append(
+      f"the person is small (shoulders {331 / facts.factor:.0f} px of 1280); crop the "
+      "video about the person, hands are found better then"
+    )
+  return said
+
+
+def _lag_warning(facts: Facts) -> list[str]:
+  lag = facts.lag
+  if lag is None or abs(lag) < 3 or facts.lag_curve.max() < _at_zero(facts) + 0.1:
+    return []
+  seconds = lag / audio.FPS
+  what = "late" if lag > 0 else "early"
+  return [
+    f"mouth and sound fit best if the picture is {abs(seconds):.2f} s {what}; if so, "
+    f"ffmpeg -i FILE -itsoffset {seconds:.2f} -i FILE -map 0:v -map 1:a -c copy NEW "
+    "moves the sound"
+  ]
+
+
+def _at_zero(facts: Facts) -> float:
+  return float(facts.lag_curve[measures.MAX_LAG_FRAMES])
+
+
+def _window_warnings(facts: Facts) -> list[str]:
+  if not facts.windows:
+    need = audio.CLIP_FRAMES / audio.FPS
+    return [f"too short for a clip of {need:.2f} s; it gives none"]
+  lost = 1 - facts.kept / facts.windows
+  reason, count = max(facts.dropped.items(), key=lambda item: item[1])
+  if lost <= 0.3:
+    return []
+  remedy = {
+    "left hand missing": "choose stretches with both hands in the picture",
+    "right hand missing": "choose stretches with both hands in the picture",
+    "body missing": "choose stretches in which both arms are in the picture",
+    "face missing": "choose stretches in which the person faces the camera",
+    "another shot": "cut the video at its shots and give the pieces",
+    "no sound": "give the sound in full length",
+  }[reason]
+  return [
+    f"{lost:.0%} of its windows are dropped, most ({count}) for '{reason}': {remedy}"
+  ]
+
+
+# --- pictures ---
+
+
+def _embedded(picture: np.ndarray, lossless: bool = False) -> str:
+  """A data URL of (H, W, 3) RGB."""
+  kind = "png" if lossless else "jpeg"
+  _, data = cv2.imencode(f".{kind}", np.ascontiguousarray(picture[..., ::-1]))
+  return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def _evenly(count: int, frames: int) -> list[int]:
+  return sorted({int((i + 0.5) * frames / count) for i in range(count)})
+
+
+def _drawn(facts: Facts, frames: Sequence[int], size: tuple[int, int]):
+  """Pictures of the frames with the skeleton over them."""
+  clean = workspace.read_npz(facts.video.folder / "clean.npz")
+  seconds = [i / audio.FPS for i in frames]
+  shown = media.pictures_at(facts.video.folder / "video.mp4", seconds)
+  for i, (second, picture) in zip(frames, shown, strict=False):
+    drawn = overlay.draw(picture, clean["keypoints"][i], clean["origin"][i])
+    small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
+    yield i, f"{second:.1f} s", small
+
+
+def _contact_sheet(facts: Facts) -> np.ndarray:
+  """Small pictures over the whole video; a red frame where a part is missing."""
+  width, height = _THUMBNAIL_SIZE
+  tiles = []
+  frames = _evenly(_THUMBNAILS, facts.frames)
+  for i, label, picture in _drawn(facts, frames, _THUMBNAIL_SIZE):
+    missing = any(strip[i] == Origin.MISSING for strip in facts.origins.values())
+    border = (230, 60, 60) if missing else (20, 20, 24)
+    cv2.rectangle(picture, (0, 0), (width - 1, height - 1), border, 3)
+    at = (8, height - 8)
+    cv2.putText(picture, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255,) * 3, 1)
+    tiles.append(picture)
+  columns = 6
+  tiles += [np.zeros((height, width, 3), np.uint8)] * (-len(tiles) % columns)
+  rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+  return np.vstack(rows)
+
+
+def _strips(facts: Facts, width: int = 960, height: int = 14) -> np.ndarray:
+  """A coloured strip over time for each part; the worst frame under each column."""
+  table = np.array([_COLORS[o] for o in Origin], np.uint8)
+  severity = [Origin.FOUND, Origin.SECOND_PASS, Origin.INTERPOLATED, Origin.MISSING]
+  rank = np.argsort([int(o) for o in severity])
+  edges = np.linspace(0, facts.frames, width + 1).astype(int)
+  rows = []
+  for strip in facts.origins.values():
+    ranks = rank[strip]
+    worst = [ranks[a : max(b, a + 1)].max() for a, b in itertools.pairwise(edges)]
+    row = table[np.array(severity)[np.array(worst)]]
+    rows += [np.repeat(row[None], height, 0), np.full((4, width, 3), 255, np.uint8)]
+  return np.vstack(rows)
+
+
+def _lag_plot(facts: Facts) -> np.ndarray:
+  """The correlation of mouth and sound by lag, as bars."""
+  width, height, middle = 420, 120, 70
+  plot = np.full((height, width, 3), 255, np.uint8)
+  step = width // len(facts.lag_curve)
+  best = int(facts.lag_curve.argmax())
+  for i, value in enumerate(facts.lag_curve):
+    top = middle - round(float(value) * 60)
+    color = (225, 120, 60) if i == best else (120, 150, 200)
+    cv2.rectangle(plot, (i * step + 3, top), ((i + 1) * step - 3, middle), color, -1)
+    if (i - measures.MAX_LAG_FRAMES) % 5 == 0:
+      text, at = str(i - measures.MAX_LAG_FRAMES), (i * step + 2, height - 6)
+      cv2.putText(plot, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (90,) * 3, 1)
+  return plot
+
+
+# --- text ---
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+  def line(cells, tag):
+    return "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
+
+  body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+  return f"<table><tr>{line(head, 'th')}</tr>{body}</table>"
+
+
+def _summary(all_facts: Sequence[Facts]) -> str:
+  rows = [
+    (
+      f.video.name,
+      f"{f.source['times'][-1]:.1f}",
+      f"{f.kept} of {f.windows}",
+      ", ".join(f"{reason} {n}" for reason, n in f.dropped.items() if n) or "-",
+      *(f"{share:.0%}" for share in f.coverage.values()),
+      "unclear" if f.lag is None else f"{f.lag:+d}",
+    )
+    for f in all_facts
+  ]
+  parts = [part.replace("_", " ") for part in all_facts[0].coverage] if rows else []
+  head = ("video", "seconds", "windows kept", "dropped for", *parts, "lag")
+  return _table(head, rows)
+
+
+def _part_table(facts: Facts) -> str:
+  rows = []
+  for part, strip in facts.origins.items():
+    shares = [float((strip == origin).mean()) for origin in Origin]
+    rows.append(
+      (
+        part.replace("_", " "),
+        f"{facts.coverage_found[part]:.1%}",
+        f"{facts.coverage[part]:.1%}",
+        *(f"{share:.1%}" for share in shares[1:]),
+        f"{facts.jitter[part]:.1f}",
+      )
+    )
+  head = ("part", "whole in frames, found", "whole, cleaned")
+  return _table(
+    (*head, "found", "second pass", "interpolated", "jitter px/frame²"), rows
+  )
+
+
+def _rules_table(facts: Facts) -> str:
+  by_rule = collections.defaultdict(lambda: [0, 0])
+  for stage, counts in enumerate((facts.found["counts"], facts.rules)):
+    for rule, count in counts.items():
+      by_rule[rule][stage] += count
+  rows = [(rule, *counts) for rule, counts in by_rule.items() if any(counts)]
+  return _table(("rule", "pictures, while finding", "frames, while cleaning"), rows)
+
+
+def _video_section(facts: Facts) -> str:
+  name = html.escape(facts.video.name)
+  probe, canvas = facts.source["probe"], facts.source["canvas"]
+  said = "".join(f"<li>{html.escape(w)}</li>" for w in warnings(facts))
+  examples = "".join(
+    f'<figure><img src="{_embedded(picture)}"><figcaption>{label}</figcaption></figure>'
+    for _, label, picture in _drawn(
+      facts, _evenly(_EXAMPLES, facts.frames), _EXAMPLE_SIZE
+    )
+  )
+  lag = "unclear" if facts.lag is None else f"{facts.lag:+d} frames"
+  parts = ", ".join(part.replace("_", " ") for part in facts.origins)
+  return f"""
+<section><h2>{name}</h2>
+<p>{html.escape(facts.source["file"])}: {probe["width"]}x{probe["height"]}, turned by
+{probe["rotation"]}°, {len(facts.source["times"])} pictures in
+{facts.source["times"][-1]:.2f} s, sound {facts.source["sound_seconds"]:.2f} s. On the
+canvas at x {canvas["x"]}, y {canvas["y"]}, {canvas["width"]}x{canvas["height"]}.
+Rescaled by {facts.factor:.4f}. Kept {facts.kept} of {facts.windows} windows.</p>
+<ul class="warn">{said}</ul>
+<div class="row">{examples}</div>
+<h3>Over time ({parts})</h3><img class="strip" src="{_embedded(_strips(facts), True)}">
+{_part_table(facts)}{_rules_table(facts)}
+<h3>Mouth opening against loudness, by lag in frames: {lag}</h3>
+<img src="{_embedded(_lag_plot(facts), True)}">
+<h3>Contact sheet</h3><img class="sheet" src="{_embedded(_contact_sheet(facts))}">
+</section>"""
+
+
+def _split_line(pack: pathlib.Path) -> str:
+  path = pack / "processed_137.csv"
+  if not path.is_file():
+    return "no split could be made"
+  with path.open(newline="") as file:
+    counts = collections.Counter(row["dataset"] for row in csv.DictReader(file))
+  return ", ".join(f"{counts[k]} {k}" for k in ("train", "dev", "idle")) + " clips"
+
+
+def run(options: Options) -> None:
+  """Writes the report.
+
+  Raises:
+    UserError: there are no videos.
+  """
+  pack = workspace.pack_folder(options)
+  usable = workspace.usable_videos(options)
+  all_facts = [gather(video) for video in usable]
+  refused = [
+    refusal["reason"]
+    for video in workspace.find_videos(options)
+    if (refusal := workspace.refusal(video))
+  ]
+  left_out = "".join(f"<li>{html.escape(reason)}</li>" for reason in refused)
+  parts = {
+    "SPEAKER": html.escape(options.speaker),
+    "SPLIT": _split_line(pack),
+    "LEFT_OUT": f"<p>Left out:</p><ul class='warn'>{left_out}</ul>" if refused else "",
+    "SUMMARY": _summary(all_facts),
+    "LEGEND": overlay.LEGEND,
+    "VIDEOS": "".join(map(_video_section, all_facts)),
+  }
+  page = _PAGE.read_text(encoding="utf-8")
+  for key, text in parts.items():
+    page = page.replace(f"{{{{{key}}}}}", text)
+  with replacing(pack / FILE_NAME) as temporary:
+    temporary.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  command(run)

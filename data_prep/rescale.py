@@ -1,0 +1,58 @@
+"""Stage 4: every video to the size of the reference speaker.
+
+Backends and distances to the camera differ in size; the shoulder width makes them
+comparable. Leaves `rescaled.npz` (as `clean.npz`, coordinates times the factor, so no
+longer canvas pixels) and `rescale.json` with the factor.
+"""
+
+import numpy as np
+
+from data_prep import rules, workspace
+from data_prep.options import Options, command
+from data_prep.transcode import read_source
+from data_prep.workspace import Progress, Video
+
+REFERENCE_SHOULDER_WIDTH_PX = 331.085
+
+
+def rescale(keypoints: np.ndarray) -> tuple[np.ndarray, float]:
+  """Scales (T, 3, 137) about the origin to the reference's mean shoulder width.
+
+  Returns:
+    The keypoints, and the factor; 1 where shoulders are never seen.
+  """
+  widths = rules.shoulder_widths(keypoints)
+  if not np.isfinite(widths).any():
+    return keypoints, 1.0
+  factor = REFERENCE_SHOULDER_WIDTH_PX / float(np.nanmean(widths, dtype=np.float64))
+  scaled = keypoints.copy()
+  scaled[:, :2] *= factor
+  return scaled, factor
+
+
+def _rescale_video(options: Options, video: Video, progress: Progress) -> None:
+  clean = workspace.read_npz(video.folder / "clean.npz")
+  keypoints, factor = rescale(clean["keypoints"])
+  workspace.write_npz(
+    video.folder / "rescaled.npz", keypoints=keypoints, origin=clean["origin"]
+  )
+  workspace.write_json(video.folder / "rescale.json", {"factor": factor})
+
+
+STAGE = workspace.VideoStage(
+  name="rescale",
+  previous="clean",
+  outputs=("rescaled.npz", "rescale.json"),
+  parameters=lambda *_: REFERENCE_SHOULDER_WIDTH_PX,
+  work=_rescale_video,
+  seconds=lambda video: read_source(video)["times"][-1],
+)
+
+
+def run(options: Options) -> None:
+  """Runs the stage."""
+  workspace.run_stage(STAGE, options)
+
+
+if __name__ == "__main__":
+  command(run)

@@ -1,0 +1,226 @@
+"""The rules by which a keypoint is not believed, and their thresholds.
+
+Keypoints are (T, 3, 137): x, y in canvas pixels and confidence, 0, 0, 0 where missing.
+Lengths are in shoulder widths of the video (`shoulder_width`), so that they hold for
+any size of person. A rule gives a mask of what it rejects; a missing point is never
+rejected.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdt_jax import keypoints as kp
+
+INDEX = kp.INDEX_137
+SIDES = ("left", "right")
+USED = np.sort(np.append(kp.FROM_137, kp.NECK_137))
+"""The 122 keypoints that a training pose is made of."""
+
+PARTS = {
+  "body": np.sort(np.append(kp.FROM_137[kp.BODY], kp.NECK_137)),
+  **{part: kp.FROM_137[kp.PARTS[part]] for part in kp.PARTS if part != "body"},
+}
+"""Part -> indices into the 137 of its used keypoints."""
+
+BODY_25 = np.arange(len(kp.KEYPOINTS_137))[: PARTS["face"][0]]
+ARMS = np.array(
+  [
+    INDEX[f"{side}_{joint}"]
+    for side in SIDES
+    for joint in ("shoulder", "elbow", "wrist")
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+  """Every number that the rules use; lengths in shoulder widths."""
+
+  min_confidence: float = 0.05  # below: not found
+  body_outside: float = 0.05  # of the picture's size beyond its border
+  spike: float = 0.35  # out and back within one frame
+  cut: float = 0.5  # the neck between two frames: another shot or person
+  face_from_nose: float = 0.4  # nose tip of the face from nose of the body
+  face_size: tuple[float, float] = (0.15, 1.2)  # diagonal of its box
+  hand_from_wrist: float = 0.45
+  hand_size: tuple[float, float] = (0.2, 0.7)  # diagonal of its box
+  hand_outside: float = 0.6  # share of its points outside the picture
+  hands_apart: float = 0.35  # wrists nearer than this: hands cannot be told apart
+  hands_same: float = 0.15  # distance of hands that are one hand found twice
+  gap_frames: int = 5  # at 15 frames/s; longer gaps stay open
+  gap_travel: float = 1.0  # a point that is this far off after a gap: stays open
+
+
+Box = tuple[int, int, int, int]  # x, y, width, height of the picture in the canvas
+
+
+def found(keypoints: np.ndarray) -> np.ndarray:
+  """(T, 137) bool."""
+  return keypoints[:, 2] > 0
+
+
+def point(keypoints: np.ndarray, name: str) -> np.ndarray:
+  """(T, 2) of a keypoint, NaN where it is missing."""
+  return _known(keypoints[:, :, [INDEX[name]]])[..., 0]
+
+
+def _known(keypoints: np.ndarray) -> np.ndarray:
+  """(T, 2, points), NaN where missing."""
+  return np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """(T,) between two (T, 2), NaN where one is missing."""
+  return np.linalg.norm(a - b, axis=1)
+
+
+def shoulder_widths(keypoints: np.ndarray) -> np.ndarray:
+  """(T,) pixels, NaN where a shoulder is missing."""
+  return distance(point(keypoints, "left_shoulder"), point(keypoints, "right_shoulder"))
+
+
+def shoulder_width(keypoints: np.ndarray) -> float:
+  """Median over the video, in pixels; infinite where shoulders are never seen."""
+  widths = shoulder_widths(keypoints)
+  return float(np.nanmedian(widths)) if np.isfinite(widths).any() else np.inf
+
+
+def box_diagonal(keypoints: np.ndarray) -> np.ndarray:
+  """(T, 3, points) -> (T,) pixels of the bounding box of the found points, else NaN."""
+  mask = keypoints[:, 2:] > 0
+  low = np.where(mask, keypoints[:, :2], np.inf).min(-1)
+  high = np.where(mask, keypoints[:, :2], -np.inf).max(-1)
+  return np.where(mask.any((1, 2)), np.linalg.norm(high - low, axis=1), np.nan)
+
+
+def centre(keypoints: np.ndarray) -> np.ndarray:
+  """(T, 3, points) -> (T, 2) mean of the found points, NaN where there are none."""
+  mask = keypoints[:, 2:] > 0
+  total, count = (keypoints[:, :2] * mask).sum(-1), mask.sum(-1)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def spikes(track: np.ndarray, limit: float) -> np.ndarray:
+  """(T,) bool of a (T, 2) track: where it goes out and comes back within one frame."""
+  is_spike = np.zeros(len(track), bool)
+  before, now, after = track[:-2], track[1:-1], track[2:]
+  out = distance(now, (before + after) / 2) > limit
+  is_spike[1:-1] = out & (distance(before, after) < limit)
+  return is_spike
+
+
+def outside(keypoints: np.ndarray, box: Box, margin: float) -> np.ndarray:
+  """(T, points) bool: found, but further outside the picture than `margin` of it."""
+  x, y, width, height = box
+  px, py = keypoints[:, 0], keypoints[:, 1]
+  beyond = np.maximum(
+    np.maximum(x - px, px - x - width) / width,
+    np.maximum(y - py, py - y - height) / height,
+  )
+  return (keypoints[:, 2] > 0) & (beyond > margin)
+
+
+def body_rules(keypoints: np.ndarray, box: Box, t: Thresholds) -> dict[str, np.ndarray]:
+  """Rule -> (T, 137) bool of rejected body and face points."""
+  unit = shoulder_width(keypoints)
+  everything = found(keypoints)
+  body = np.isin(np.arange(everything.shape[1]), BODY_25)
+  right, left = (point(keypoints, f"{side}_shoulder") for side in ("right", "left"))
+  swapped = (right[:, 0] > left[:, 0])[:, None] & np.isin(np.arange(len(body)), ARMS)
+  spike = np.zeros_like(everything)
+  for i in BODY_25:
+    track = _known(keypoints[:, :, [i]])[..., 0]
+    spike[:, i] = spikes(track, t.spike * unit)
+  return {
+    "low confidence": everything & (keypoints[:, 2] < t.min_confidence),
+    "outside the picture": outside(keypoints, box, t.body_outside) & body,
+    "left and right swapped": everything & swapped,
+    "jump for one frame": spike,
+  }
+
+
+def face_rules(keypoints: np.ndarray, t: Thresholds) -> dict[str, np.ndarray]:
+  """Rule -> (T,) bool of rejected faces."""
+  unit = shoulder_width(keypoints)
+  face = keypoints[:, :, PARTS["face"]]
+  size = box_diagonal(face) / unit
+  off = distance(point(keypoints, "face_30"), point(keypoints, "nose")) / unit
+  return {
+    "face far from the nose": off > t.face_from_nose,
+    "face too small or large": (size < t.face_size[0]) | (size > t.face_size[1]),
+  }
+
+
+def hand_rules(
+  keypoints: np.ndarray, side: str, box: Box, t: Thresholds
+) -> dict[str, np.ndarray]:
+  """Rule -> (T,) bool of rejected hands of a side."""
+  unit = shoulder_width(keypoints)
+  other = SIDES[1 - SIDES.index(side)]
+  hand = keypoints[:, :, PARTS[f"{side}_hand"]]
+  root = point(keypoints, f"{side}_hand_root")
+  wrist, other_wrist = (point(keypoints, f"{s}_wrist") for s in (side, other))
+  to_own, to_other = distance(root, wrist), distance(root, other_wrist)
+  apart = distance(wrist, other_wrist) > t.hands_apart * unit
+  size = box_diagonal(hand) / unit
+  middle = centre(hand)
+  other_middle = centre(keypoints[:, :, PARTS[f"{other}_hand"]])
+  same = distance(middle, other_middle) < t.hands_same * unit
+  farther = to_own > distance(point(keypoints, f"{other}_hand_root"), other_wrist)
+  exists = (hand[:, 2] > 0).any(-1)
+  share_outside = outside(hand, box, 0).sum(-1) / np.maximum(
+    (hand[:, 2] > 0).sum(-1), 1
+  )
+  return {
+    "hand at the other wrist": apart & (to_other < to_own),
+    "hand far from its wrist": to_own > t.hand_from_wrist * unit,
+    "hand too small or large": (size < t.hand_size[0]) | (size > t.hand_size[1]),
+    "hand outside the picture": exists & (share_outside > t.hand_outside),
+    "hand found twice": apart & same & farther,
+    "hand jumps for one frame": spikes(middle, t.spike * unit),
+  }
+
+
+def reject_hands(
+  keypoints: np.ndarray, box: Box, t: Thresholds
+) -> tuple[np.ndarray, dict[str, int]]:
+  """Removes hands by `hand_rules`.
+
+  Returns:
+    (T, 2) bool of the hands rejected, left and right; and frames by rule.
+  """
+  rejected = np.zeros((len(keypoints), 2), bool)
+  counts: dict[str, int] = {}
+  for i, side in enumerate(SIDES):
+    for rule, mask in hand_rules(keypoints, side, box, t).items():
+      counts[rule] = counts.get(rule, 0) + int((mask & ~rejected[:, i]).sum())
+      rejected[:, i] |= mask
+  for i, side in enumerate(SIDES):
+    remove(keypoints, rejected[:, i], PARTS[f"{side}_hand"])
+  return rejected, counts
+
+
+def block(frames: np.ndarray, points: np.ndarray, rows: Sequence[int] = (0, 1, 2)):
+  """Index of the points of a part in some frames of (T, 3, 137).
+
+  Args:
+    frames: (T,) bool, or numbers of frames.
+    points: (n,) indices into the 137.
+    rows: of x, y, confidence.
+  """
+  return np.ix_(frames, np.array(rows), points)
+
+
+def remove(keypoints: np.ndarray, frames: np.ndarray, points: np.ndarray) -> None:
+  """Sets the points to missing in the frames of a mask, in place."""
+  keypoints[block(frames, points)] = 0
+
+
+def cuts(keypoints: np.ndarray, t: Thresholds) -> np.ndarray:
+  """(T,) bool: frames that do not go on from the one before."""
+  neck = point(keypoints, "neck")
+  jump = np.zeros(len(keypoints), bool)
+  jump[1:] = distance(neck[1:], neck[:-1]) > t.cut * shoulder_width(keypoints)
+  return jump

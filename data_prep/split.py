@@ -1,0 +1,134 @@
+"""Stage 6: which clips are train and which dev; no frame is in both.
+
+By time: one end of each video, drawn by the seed, is dev, a fifth of its windows; train
+is the rest that shares no frame with it; what lies between is idle. A video too short
+for both is train as a whole. By video, or where no video is long enough: a fifth of
+the videos is dev. Leaves `processed_137.csv` in the pack.
+"""
+
+import csv
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_prep import workspace
+from data_prep.clips import clip_path
+from data_prep.options import Options, command
+from data_prep.transcode import pack_wav
+from sdt_jax import audio
+from sdt_jax.errors import UserError
+from sdt_jax.files import replacing
+
+DEV_SHARE = 0.2
+COLUMNS = (
+  *("dataset", "start", "end", "interval_id"),
+  *("pose_fn", "audio_fn", "video_fn", "speaker"),
+)
+
+Labels = dict[str, dict[int, str]]  # video -> start of the window -> dataset
+
+
+def split_by_time(starts: Mapping[str, Sequence[int]], seed: int) -> Labels:
+  """Labels ("train", "dev", "idle") for ascending starts of windows of 64 frames."""
+  return {video: _one_video(video, list(s), seed) for video, s in starts.items()}
+
+
+def _one_video(video: str, starts: list[int], seed: int) -> dict[int, str]:
+  """The wanted share of dev, or less where else nothing would be left for train."""
+  # By name, so that another video more does not move the others' splits.
+  dev_is_last = np.random.default_rng([seed, zlib.crc32(video.encode())]).random() < 0.5
+  ordered = starts if dev_is_last else starts[::-1]
+  for count in range(max(1, round(DEV_SHARE * len(starts))), 0, -1):
+    dev = ordered[-count:]
+    train = [s for s in ordered if abs(s - dev[0]) >= audio.CLIP_FRAMES]
+    train = [s for s in train if s not in dev]
+    if train:
+      return {
+        s: "dev" if s in dev else "train" if s in train else "idle" for s in starts
+      }
+  return dict.fromkeys(starts, "train")
+
+
+def split_by_video(starts: Mapping[str, Sequence[int]], seed: int) -> Labels:
+  """Whole videos are dev, drawn by the seed until they hold a fifth of the windows."""
+  videos = sorted(video for video in starts if starts[video])
+  order = np.random.default_rng(seed).permutation(len(videos))
+  wanted = DEV_SHARE * sum(map(len, starts.values()))
+  labels: Labels = {video: {} for video in starts}
+  dev_windows = 0
+  for rank, i in enumerate(order):
+    is_dev = rank == 0 or (dev_windows < wanted and rank < len(order) - 1)
+    dev_windows += is_dev * len(starts[videos[i]])
+    labels[videos[i]] = dict.fromkeys(starts[videos[i]], "dev" if is_dev else "train")
+  return labels
+
+
+def split(starts: Mapping[str, Sequence[int]], by: str, seed: int) -> Labels:
+  """Splits so that neither train nor dev is empty.
+
+  Args:
+    starts: video -> ascending starts of its windows.
+    by: "time" or "video".
+    seed: of what is drawn.
+
+  Raises:
+    UserError: there are too few windows for that.
+  """
+  if not any(starts.values()):
+    raise UserError("no window of any video could be kept; the report says why")
+  labels = split_by_time(starts, seed) if by == "time" else split_by_video(starts, seed)
+  if not _has_both(labels):
+    labels = split_by_video(starts, seed)
+  if not _has_both(labels):
+    raise UserError(
+      f"the windows that could be kept are of one video, "
+      f"'{next(v for v in starts if starts[v])}', and all overlap, so there is no dev "
+      f"beside train; add a video, or one of at least {2 * audio.CLIP_FRAMES} frames "
+      f"({2 * audio.CLIP_FRAMES / audio.FPS:.1f} s) without gaps"
+    )
+  return labels
+
+
+def _has_both(labels: Labels) -> bool:
+  return {"train", "dev"} <= {label for of in labels.values() for label in of.values()}
+
+
+def run(options: Options) -> None:
+  """Runs the stage.
+
+  Raises:
+    UserError: the clips were not cut, or are too few to split.
+  """
+  videos = workspace.usable_videos(options)
+  for video in videos:
+    if not workspace.read_stamp(video.folder, "clips"):
+      raise UserError(
+        f"{video.name}: has not been through 'clips'; run python -m data_prep.clips "
+        "with the same flags first"
+      )
+  starts = {
+    v.name: workspace.read_json(v.folder / "clips.json")["kept"] for v in videos
+  }
+  pack = workspace.pack_folder(options)
+  # An older split must not outlive the clips that it names.
+  (pack / "processed_137.csv").unlink(missing_ok=True)
+  labels = split(starts, options.split_by, options.seed)
+  with (
+    replacing(pack / "processed_137.csv") as temporary,
+    temporary.open("w", newline="") as file,
+  ):
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for video in videos:
+      wav = pack_wav(options, video).relative_to(pack).as_posix()
+      for start, label in labels[video.name].items():
+        clip = clip_path(options, video.name, start).relative_to(pack).as_posix()
+        span = (start, start + audio.CLIP_FRAMES)
+        table.writerow(
+          [label, *span, video.name, clip, wav, video.name, options.speaker]
+        )
+
+
+if __name__ == "__main__":
+  command(run)

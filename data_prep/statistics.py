@@ -1,0 +1,37 @@
+"""Stage 7: the speaker's own normalisation, from its train clips alone.
+
+Leaves `speaker.json` in the pack: mean and std of hierarchical and global poses and the
+scale factor, as `sdt_jax.speakers` reads them. Points that were not detected are left
+out; on complete data it is the plain mean and std over all frames of all clips.
+"""
+
+import json
+
+from data_prep import workspace
+from data_prep.options import Options, command
+from sdt_jax import speakers
+from sdt_jax.data import pack
+from sdt_jax.files import replacing
+from sdt_jax.speakers import RunningStatistics
+
+FILE_NAME = "speaker.json"
+
+
+def run(options: Options) -> None:
+  """Runs the stage.
+
+  Raises:
+    UserError: the split was not made, or a keypoint is never detected.
+  """
+  statistics = RunningStatistics()
+  for row in pack.read_index(options.root, options.speaker).rows["train"]:
+    clip = pack.read_clip(row.path, row.clip_id)
+    statistics.add(clip.poses_px, clip.detected)
+  speaker = statistics.speaker(options.speaker)
+  path = workspace.pack_folder(options) / FILE_NAME
+  with replacing(path) as temporary:
+    temporary.write_text(json.dumps(speakers.to_json(speaker), indent=1))
+
+
+if __name__ == "__main__":
+  command(run)

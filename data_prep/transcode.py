@@ -1,0 +1,80 @@
+"""Stage 1: any video -> a 1280x720 canvas, the times of its pictures, 16 kHz sound.
+
+Leaves `video.mp4` (one picture for each of the source's, at its time), `audio.wav`
+(sample 0 at the first picture) and `source.json`, and the wav in the pack.
+"""
+
+import dataclasses
+import shutil
+from typing import Any
+
+from data_prep import media, workspace
+from data_prep.options import Options, command
+from data_prep.workspace import Progress, Video
+from sdt_jax import audio
+from sdt_jax.files import replacing
+
+
+def read_source(video: Video) -> dict[str, Any]:
+  """What this stage noted: probe, canvas, times (list of seconds), sound_seconds."""
+  return workspace.read_json(video.folder / "source.json")
+
+
+def read_canvas(video: Video) -> media.Canvas:
+  return media.Canvas(**read_source(video)["canvas"])
+
+
+def _transcode(options: Options, video: Video, progress: Progress) -> None:
+  probe = media.probe(video.path)
+  canvas = media.Canvas.fit(probe.width, probe.height, probe.aspect)
+  start = next(media.pictures(video.path))[0]
+
+  def placed():
+    for time, picture in media.pictures(video.path):
+      progress(0.95 * min(1, (time - start) / max(probe.seconds, 1e-3)))
+      yield time - start, canvas.draw(picture)
+
+  with replacing(video.folder / "video.mp4") as temporary:
+    times = media.write_canvas_video(temporary, placed())
+  samples = media.sound(video.path, start)
+  wav = video.folder / "audio.wav"
+  with replacing(wav) as temporary:
+    media.write_wav(temporary, samples)
+  workspace.remove_unfinished(pack_wav(options, video).parent, f"{video.name}.wav")
+  with replacing(pack_wav(options, video)) as temporary:
+    shutil.copyfile(wav, temporary)
+  source = {
+    "file": video.path.name,
+    "probe": dataclasses.asdict(probe),
+    "canvas": dataclasses.asdict(canvas),
+    "sound_seconds": len(samples) / audio.SAMPLE_RATE,
+    "times": times,
+  }
+  workspace.write_json(video.folder / "source.json", source)
+
+
+def pack_wav(options: Options, video: Video):
+  return workspace.pack_folder(options) / "clips" / "audio" / f"{video.name}.wav"
+
+
+STAGE = workspace.VideoStage(
+  name="transcode",
+  previous=None,
+  outputs=("video.mp4", "audio.wav", "source.json"),
+  parameters=lambda _, video: workspace.file_digest(video.path),
+  work=_transcode,
+  seconds=lambda video: media.probe(video.path).seconds,
+)
+
+
+def run(options: Options) -> None:
+  """Runs the stage; every video is probed before the first is transcoded.
+
+  Raises:
+    UserError: a video cannot be used, see `media.probe`.
+  """
+  workspace.run_stage(STAGE, options)
+
+
+if __name__ == "__main__":
+  command(run)

@@ -1,0 +1,294 @@
+"""Where the stages keep what they made, and how a stage runs over the videos.
+
+    <root>/<speaker>/                    the pack: csv, clips, speaker.json, report.html
+    <root>/<speaker>/work/<video>/       what the stages hand on, per video
+    <root>/<speaker>/work/<video>/<stage>.stamp
+
+A stamp is written last and holds a hash over the stage's parameters and inputs; a video
+whose stamp fits is not worked on again. Every file is written under a temporary name
+and renamed, so that a run may be killed at any moment and started again.
+"""
+
+import concurrent.futures
+import dataclasses
+import glob
+import hashlib
+import json
+import pathlib
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from data_prep.options import Options
+from sdt_jax.errors import UserError
+from sdt_jax.files import check_writable, replacing
+
+FORMAT = 1  # raised when results of an earlier version must not be taken over
+
+VIDEO_SUFFIXES = {
+  *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts"),
+  *(".m2ts", ".wmv", ".flv", ".ogv", ".3gp"),
+}
+
+Progress = Callable[[float], None]  # told the share of the video that is done
+
+
+class Video(NamedTuple):
+  """A source video (`path`), its name in the pack and its folder of results."""
+
+  name: str
+  path: pathlib.Path
+  folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoStage:
+  """A stage that works on one video at a time.
+
+  Attributes:
+    name: of the stage and its stamp.
+    previous: the stage whose results it takes; None for the first.
+    outputs: files that it leaves in the video's folder.
+    parameters: what besides the previous stage's results the result depends on.
+    work: does it; raises UserError where the video cannot be used.
+    seconds: duration of the video, for the progress bar.
+  """
+
+  name: str
+  previous: str | None
+  outputs: tuple[str, ...]
+  parameters: Callable[[Options, Video], Any]
+  work: Callable[[Options, Video, Progress], None]
+  seconds: Callable[[Video], float]
+
+
+def pack_folder(options: Options) -> pathlib.Path:
+  return options.root / options.speaker
+
+
+def find_videos(options: Options) -> list[Video]:
+  """The videos of the folder by name; files that are no videos are not looked at.
+
+  Raises:
+    UserError: there are none, or two have one stem.
+  """
+  paths = sorted(
+    p for p in options.videos.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES
+  )
+  paths = [p for p in paths if p.is_file() and not p.name.startswith(".")]
+  if not paths:
+    raise UserError(
+      f"--videos={options.videos}: holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
+    )
+  by_name: dict[str, pathlib.Path] = {}
+  for path in paths:
+    if path.stem in by_name:
+      raise UserError(
+        f"{by_name[path.stem]} and {path.name} have one stem; rename one of them"
+      )
+    by_name[path.stem] = path
+  work = pack_folder(options) / "work"
+  return [Video(name, path, work / name) for name, path in by_name.items()]
+
+
+# --- files ---
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  with replacing(path) as temporary:
+    temporary.write_text(json.dumps(content, indent=1))
+
+
+def read_json(path: pathlib.Path) -> Any:
+  return json.loads(path.read_text())
+
+
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  with replacing(path) as temporary, temporary.open("wb") as file:
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(path, allow_pickle=False) as npz:
+    return dict(npz)
+
+
+def remove_unfinished(folder: pathlib.Path, of: str = "") -> None:
+  """Removes what a killed run left under a temporary name.
+
+  Args:
+    folder: where it may be.
+    of: only of the file with this name.
+  """
+  for path in folder.glob(f".[0-9]*-{glob.escape(of) or '*'}"):
+    if path.is_file():
+      path.unlink()
+
+
+# --- stamps ---
+
+
+def digest(content: Any) -> str:
+  """Hash of plain containers."""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp_path(folder: pathlib.Path, stage: str) -> pathlib.Path:
+  return folder / f"{stage}.stamp"
+
+
+def read_stamp(folder: pathlib.Path, stage: str) -> str:
+  """Hash under which a stage was done, "" if it was not."""
+  path = stamp_path(folder, stage)
+  return path.read_text() if path.is_file() else ""
+
+
+def write_stamp(folder: pathlib.Path, stage: str, key: str) -> None:
+  with replacing(stamp_path(folder, stage)) as temporary:
+    temporary.write_text(key)
+
+
+def _key(stage: VideoStage, options: Options, video: Video) -> str:
+  done_before = stage.previous and read_stamp(video.folder, stage.previous)
+  if stage.previous and not done_before:
+    raise UserError(
+      f"{video.name}: has not been through '{stage.previous}'; run "
+      f"python -m data_prep.{stage.previous} with the same flags first"
+    )
+  return digest([FORMAT, stage.name, done_before, stage.parameters(options, video)])
+
+
+def _is_done(stage: VideoStage, video: Video, key: str) -> bool:
+  outputs_exist = all((video.folder / name).exists() for name in stage.outputs)
+  return outputs_exist and read_stamp(video.folder, stage.name) == key
+
+
+# --- videos that cannot be used ---
+
+
+def refusal(video: Video) -> dict[str, str] | None:
+  """Stage and reason for which a video was left out, or None."""
+  path = video.folder / "refused.json"
+  return read_json(path) if path.is_file() else None
+
+
+def usable_videos(options: Options) -> list[Video]:
+  """The videos that no stage has refused."""
+  return [video for video in find_videos(options) if refusal(video) is None]
+
+
+def _candidates(stage: VideoStage, options: Options) -> list[Video]:
+  """As `usable_videos`, but what this stage refused before is tried again."""
+  videos = find_videos(options)
+  if stage.previous is None:  # a changed video may pass the later stages, too
+    return videos
+  return [
+    v for v in videos if (refusal(v) or {"stage": stage.name})["stage"] == stage.name
+  ]
+
+
+def _handle_refusals(stage: str, options: Options, errors: dict[Video, str]) -> None:
+  if errors and not options.skip_bad_videos:
+    reasons = list(errors.values())
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    raise UserError(
+      f"{'; '.join(reasons[:3])}{more}: mend or remove, or add --skip_bad_videos"
+    )
+  for video, reason in errors.items():
+    write_json(video.folder / "refused.json", {"stage": stage, "reason": reason})
+    print(f"left out: {reason}", file=sys.stderr)
+  if not usable_videos(options):
+    raise UserError(f"--videos={options.videos}: none of the videos can be used")
+
+
+# --- running ---
+
+
+def run_stage(stage: VideoStage, options: Options) -> None:
+  """Runs a stage over all videos that are not done, several at a time.
+
+  Raises:
+    UserError: videos cannot be used (without `skip_bad_videos`), after the others are
+      done; the previous stage was not run; or `root` cannot be written.
+  """
+  check_writable(pack_folder(options), "--root")
+  errors: dict[Video, str] = {}
+  todo = []
+  for video in _candidates(stage, options):
+    try:
+      key = _key(stage, options, video)
+      (video.folder / "refused.json").unlink(missing_ok=True)
+      if not _is_done(stage, video, key):
+        todo.append((video, key, stage.seconds(video)))
+    except UserError as e:
+      errors[video] = str(e)
+  if errors and not options.skip_bad_videos:
+    _handle_refusals(stage.name, options, errors)
+  with (
+    _Bar(stage.name, sum(seconds for *_, seconds in todo)) as bar,
+    concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
+  ):
+    jobs = {
+      pool.submit(_work, stage, options, video, key, bar.part(seconds)): video
+      for video, key, seconds in todo
+    }
+    try:
+      for job in concurrent.futures.as_completed(jobs):
+        if isinstance(error := job.exception(), UserError):
+          errors[jobs[job]] = str(error)
+        elif error:
+          raise error
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+  _handle_refusals(stage.name, options, errors)
+
+
+def _work(
+  stage: VideoStage, options: Options, video: Video, key: str, progress: Progress
+) -> None:
+  remove_unfinished(video.folder)
+  stamp_path(video.folder, stage.name).unlink(missing_ok=True)
+  stage.work(options, video, progress)
+  write_stamp(video.folder, stage.name, key)
+  progress(1.0)
+
+
+class _Bar:
+  """A progress bar over seconds of video, fed by several threads."""
+
+  def __init__(self, name: str, seconds: float):
+    self._bar = tqdm.tqdm(
+      total=seconds,
+      desc=f"{name:10}",
+      bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
+    )
+    self._lock = threading.Lock()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._bar.close()
+
+  def part(self, seconds: float) -> Progress:
+    """The `Progress` of one video."""
+    done = 0.0
+
+    def progress(share: float) -> None:
+      nonlocal done
+      with self._lock:
+        step = max(0.0, share * seconds - done)
+        done += step
+        self._bar.update(min(step, self._bar.total - self._bar.n))  # but for rounding
+
+    return progress

@@ -1,0 +1,384 @@
+"""The whole way from videos to a pack, with keypoints of OpenPose."""
+
+import csv
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from data_prep_helpers import make_source, noise, options, person, write_video
+
+from data_prep import (
+  clips,
+  inspect,
+  mediapipe_env,
+  prepare,
+  rescale,
+  split,
+  workspace,
+)
+from data_prep.clean import clean
+from data_prep.detection import Detection, Origin
+from data_prep.keypoints import to_grid
+from data_prep.options import Options
+from sdt_jax import audio, pose, speakers
+from sdt_jax import keypoints as kp
+from sdt_jax.data import pack
+from sdt_jax.errors import UserError
+from sdt_jax.interop import openpose
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Two videos, prepared; nobody changes them."""
+  folder = tmp_path_factory.mktemp("prepared")
+  make_source(folder, "long talk, part [1]", frames=160)
+  make_source(folder, "short", frames=70, fps=25, seed=1)
+  told = options(folder)
+  prepare.run(told)
+  return told
+
+
+def _hashes(folder: pathlib.Path):
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def _times(folder: pathlib.Path):
+  return {
+    str(path.relative_to(folder)): path.stat().st_mtime_ns
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def test_it_is_a_pack_like_any_other(prepared):
+  index = pack.read_index(prepared.root, "eve")
+  rows = index.rows["train"] + index.rows["dev"]
+  assert {row.video for row in rows} == {"long talk, part [1]"}
+  for row in rows:
+    clip = pack.read_clip(row.path, row.clip_id)
+    assert clip.detected.all()
+    assert clip.audio.shape == (audio.num_samples(audio.CLIP_FRAMES),)
+    widths = pose.from_keypoints_137(np.load(row.path)["pose"])
+    shoulders = widths[..., kp.LEFT_SHOULDER] - widths[..., kp.RIGHT_SHOULDER]
+    width = np.linalg.norm(shoulders, axis=-1).mean()
+    assert width == pytest.approx(rescale.REFERENCE_SHOULDER_WIDTH_PX, rel=0.01)
+
+
+def test_clips_hold_the_poses_and_the_sound_of_their_frames(prepared):
+  folder = prepared.root / "eve" / "work" / "long talk, part [1]"
+  keypoints = workspace.read_npz(folder / "rescaled.npz")["keypoints"]
+  wav = folder.parents[1] / "clips" / "audio" / "long talk, part [1].wav"
+  samples = audio_of(wav)
+  starts = workspace.read_json(folder / "clips.json")["kept"]
+  assert starts == list(range(0, 97, 5))
+  for start in starts:
+    with np.load(clips.clip_path(prepared, folder.name, start)) as clip:
+      np.testing.assert_array_equal(clip["pose"], keypoints[start : start + 64])
+      first = int(start * 16_000 / 15)
+      np.testing.assert_array_equal(
+        clip["audio"], samples[first : first + len(clip["audio"])]
+      )
+      assert clip["imgs"].shape == (64,)
+
+
+def audio_of(path):
+  import soundfile
+
+  return soundfile.read(path, dtype="float32")[0]
+
+
+def test_statistics_are_mean_and_std_over_all_frames_of_train(prepared):
+  rows = pack.read_index(prepared.root, "eve").rows["train"]
+  poses = np.concatenate([pack.read_clip(r.path, r.clip_id).poses_px for r in rows])
+  path = prepared.root / "eve" / "speaker.json"
+  speaker = speakers.from_json("eve", workspace.read_json(path), str(path))
+  for table, form in (
+    (speaker.hierarchical, pose.to_hierarchical(poses)),
+    (speaker.global_, poses),
+  ):
+    np.testing.assert_allclose(table.mean, form.mean(0), atol=1e-3)
+    std = np.maximum(form.astype(np.float64).std(0), speakers.MIN_STD_PX)
+    np.testing.assert_allclose(table.std, std, atol=1e-3)
+
+
+def test_what_is_done_and_unchanged_is_not_done_again(prepared):
+  folder = prepared.root / "eve" / "work"
+  clip_folder = prepared.root / "eve" / "clips"
+  before, clips_before = _times(folder), _times(clip_folder)
+  everything = _hashes(prepared.root)
+  prepare.run(prepared)
+  assert _times(folder) == before
+  assert _times(clip_folder) == clips_before
+  assert _hashes(prepared.root) == everything
+
+
+def test_the_report_tells_of_every_video_and_needs_no_other_file(prepared):
+  page = (prepared.root / "eve" / "report.html").read_text()
+  assert page.count("<section>") == 2
+  assert "long talk, part [1]" in page
+  assert "{{" not in page
+  assert "19 of 20" not in page
+  assert "too short for a clip" in page  # 2.8 s
+  sources = {part.split('"')[0][:11] for part in page.split('src="')[1:]}
+  assert sources == {"data:image/"}
+
+
+def test_inspect_shows_a_stretch(prepared, tmp_path):
+  video = tmp_path / "out.mp4"
+  inspect.inspect(prepared.root / "eve", "long talk, part [1]-10-40", video)
+  from data_prep import media
+
+  pictures = [picture for _, picture in media.pictures(video)]
+  assert len(pictures) == 30
+  assert pictures[0].shape == (720, 1280, 3)
+  green = pictures[0].astype(int)
+  assert (green[..., 1] - green[..., 0] > 80).sum() > 500  # the skeleton
+  for wrong, said in (("nobody", "videos: long talk"), ("short-0-99", "frames 0 to")):
+    with pytest.raises(UserError, match=said):
+      inspect.inspect(prepared.root / "eve", wrong, video)
+
+
+def _csv(told):
+  with (workspace.pack_folder(told) / "processed_137.csv").open(newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def test_only_what_changed_is_done_again(tmp_path):
+  make_source(tmp_path, "a", frames=150)
+  make_source(tmp_path, "b", frames=150, seed=1)
+  told = options(tmp_path)
+  prepare.run(told)
+  before = _times(told.root / "eve" / "work")
+  keypoints = person(150, 160, 90, seed=5)
+  keypoints[40][:, kp.INDEX_137["left_hand_root"] :] = 0
+  keypoints[130:][:, :, kp.INDEX_137["left_hand_root"] :] = 0  # windows to be dropped
+  openpose.write_openpose_folder(keypoints, tmp_path / "json" / "a")
+  prepare.run(told)
+  changed = {
+    path
+    for path, when in _times(told.root / "eve" / "work").items()
+    if before.get(path) != when
+  }
+  assert changed
+  assert all(path.startswith("a/") for path in changed)
+  assert "a/video.mp4" not in changed
+  # Clips that are no longer kept are gone, and every clip that is named is there.
+  named = {row["pose_fn"] for row in _csv(told)}
+  there = {f"clips/npz/{p.name}" for p in (told.root / "eve/clips/npz").iterdir()}
+  assert named == there
+  assert "clips/npz/a-85-149.npz" not in named
+
+
+def test_bad_videos_are_named_or_left_out(tmp_path):
+  make_source(tmp_path, "good", frames=160)
+  times = np.arange(160) / 15
+  write_video(tmp_path / "videos" / "silent.mp4", times)
+  (tmp_path / "videos" / "text.mov").write_text("no video")
+  (tmp_path / "videos" / "notes.txt").write_text("not looked at")
+  write_video(tmp_path / "videos" / "unseen.mp4", times, sound=noise(160 / 15))
+  told = options(tmp_path)
+  with pytest.raises(UserError) as error:
+    prepare.run(told)
+  assert "silent.mp4: has no sound" in str(error.value)
+  assert "text.mov: not a video" in str(error.value)
+  assert "\n" not in str(error.value)
+  assert not (told.root / "eve" / "work" / "good").exists()  # nothing was begun
+  told = options(tmp_path, skip_bad_videos=True)
+  prepare.run(told)
+  assert {row["video_fn"] for row in _csv(told)} == {"good"}
+  page = (told.root / "eve" / "report.html").read_text()
+  assert "silent.mp4: has no sound track" in page
+  assert "has no folder unseen/" in page
+  # Mended, they are taken.
+  openpose.write_openpose_folder(person(160, 160, 90), tmp_path / "json" / "unseen")
+  prepare.run(told)
+  assert {row["video_fn"] for row in _csv(told)} == {"good", "unseen"}
+
+
+def test_a_stage_before_its_time_names_the_one_to_run(tmp_path):
+  make_source(tmp_path, "a", frames=70)
+  for stage in (clips, split):
+    with pytest.raises(UserError, match=r"run python -m data_prep\.\w+ with"):
+      stage.run(options(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    ({"speaker": "../eve"}, "--speaker="),
+    ({"speaker": ""}, "--speaker="),
+    ({"videos": pathlib.Path("/nowhere")}, "no such folder"),
+    ({"openpose_dir": None}, "needs --openpose_dir"),
+    ({"workers": 0}, "--workers=0"),
+  ],
+)
+def test_options_that_cannot_be_are_named(tmp_path, change, said):
+  (tmp_path / "videos").mkdir()
+  with pytest.raises(UserError, match=said):
+    options(tmp_path, **change)
+
+
+def test_folders_without_videos_or_with_doubles_are_named(tmp_path):
+  (tmp_path / "videos").mkdir()
+  with pytest.raises(UserError, match="holds no videos"):
+    prepare.run(options(tmp_path))
+  for name in ("a.mp4", "a.mov"):
+    (tmp_path / "videos" / name).write_text("")
+  with pytest.raises(UserError, match="have one stem"):
+    prepare.run(options(tmp_path))
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path):
+  make_source(tmp_path, "a", frames=20)
+  (tmp_path / "data").write_text("a file")
+  with pytest.raises(UserError, match=r"--root=.*cannot be written"):
+    prepare.run(options(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("spoil", "said"),
+  [
+    (lambda k: k[:100], "100 JSON files, but a.mp4 has 160 pictures"),
+    (lambda k: k * np.array([[1 / 160], [1 / 160], [1]]), "--keypoint_scale 0"),
+  ],
+)
+def test_openpose_folders_that_do_not_fit_are_named(tmp_path, spoil, said):
+  keypoints = make_source(tmp_path, "a", frames=160)
+  openpose.write_openpose_folder(spoil(keypoints), tmp_path / "json" / "a")
+  with pytest.raises(UserError, match=said):
+    prepare.run(options(tmp_path))
+
+
+def test_the_command_line_ends_with_one_line_and_code_2(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "data_prep.split", "--videos=/nowhere", "--speaker=a",
+     f"--root={tmp_path}"],
+    capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert done.stderr == "error: --videos=/nowhere: no such folder\n"
+
+
+def test_without_the_network_mediapipe_says_so_and_names_openpose(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("PIP_NO_INDEX", "1")
+  with pytest.raises(UserError, match="--keypoints=openpose") as error:
+    mediapipe_env.ensure(tmp_path / "env")
+  assert "offline" in str(error.value)
+  assert "\n" not in str(error.value)
+  assert list(tmp_path.iterdir()) == []  # nothing half-made
+  (tmp_path / "env").mkdir()
+  (tmp_path / "env" / "thesis.doc").write_text("years of work")
+  with pytest.raises(UserError, match="holds something else"):
+    mediapipe_env.ensure(tmp_path / "env")
+
+
+def test_a_python_that_has_no_wheel_is_not_taken(monkeypatch):
+  monkeypatch.setattr(mediapipe_env, "_PYTHONS", ("python3.5",))
+  with pytest.raises(UserError, match=r"no wheel for Python.*--keypoints=openpose"):
+    mediapipe_env._find_python()
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_continued_the_result_is_the_same(tmp_path):
+  for i in range(4):
+    make_source(tmp_path, f"v{i}", frames=170, fps=15 + 5 * i, seed=i)
+  flags = [f"--videos={tmp_path / 'videos'}", "--speaker=eve", "--keypoints=openpose"]
+  flags += [f"--openpose_dir={tmp_path / 'json'}", "--workers=2"]
+  program = [sys.executable, "-m", "data_prep.prepare", *flags]
+  begun = time.monotonic()
+  subprocess.run(
+    [*program, f"--root={tmp_path / 'once'}"], check=True, capture_output=True
+  )
+  whole = time.monotonic() - begun
+  generator = np.random.default_rng(0)
+  killed = 0
+  while killed < 5:
+    run = subprocess.Popen(
+      [*program, f"--root={tmp_path / 'often'}"],
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    time.sleep(generator.uniform(0.2, 0.9) * whole)
+    if run.poll() is None:
+      os.kill(run.pid, signal.SIGKILL)
+      killed += 1
+    else:  # it got to the end before it could be killed: once more from the start
+      subprocess.run(["rm", "-r", tmp_path / "often"], check=True)
+    run.wait()
+  subprocess.run(
+    [*program, f"--root={tmp_path / 'often'}"], check=True, capture_output=True
+  )
+  assert _hashes(tmp_path / "often") == _hashes(tmp_path / "once")
+
+
+# --- real data ---
+
+
+def test_the_real_openpose_folder_gives_the_clips_of_its_arrays(real_pack, tmp_path):
+  videos15 = real_pack.parent / "videos15"
+  with np.load(videos15 / "chemistry.npz") as npz:
+    truth, samples = npz["pose"][:120], npz["audio"]
+  (tmp_path / "videos").mkdir()
+  black = [np.zeros((720, 1280, 3), np.uint8)] * 120
+  write_video(
+    tmp_path / "videos" / "chemistry.mp4",
+    np.arange(120) / 15,
+    black,
+    samples[: 8 * audio.SAMPLE_RATE],
+    audio.SAMPLE_RATE,
+  )
+  told = options(tmp_path, openpose_dir=videos15)
+  with pytest.raises(UserError, match="all overlap"):  # 8 s cannot be split
+    prepare.run(told)
+  grid, origin = to_grid(
+    Detection(truth, np.where(truth[:, 2] > 0, Origin.FOUND, 0).astype(np.int8)),
+    np.arange(120) / 15,
+  )
+  np.testing.assert_array_equal(grid, truth)
+  keypoints, factor = rescale.rescale(clean(grid, origin, (0, 0, 1280, 720))[0])
+  starts, _ = clips.windows(keypoints, 8 * audio.SAMPLE_RATE)
+  folder = told.root / "eve" / "work" / "chemistry"
+  assert workspace.read_json(folder / "clips.json")["kept"] == starts
+  assert workspace.read_json(folder / "rescale.json")["factor"] == pytest.approx(factor)
+  for start in starts:
+    with np.load(clips.clip_path(told, "chemistry", start)) as clip:
+      np.testing.assert_allclose(clip["pose"], keypoints[start : start + 64], atol=2e-3)
+  assert len(starts) >= 2
+
+
+@pytest.mark.slow
+def test_mediapipe_is_as_near_to_the_truth_as_stated(real_pack, tmp_path):
+  """Needs the network or the environment in its usual place; about a minute."""
+  sources = real_pack.parent / "sources"
+  (tmp_path / "videos").mkdir()
+  name = "varying_tmplt_rgb"
+  (tmp_path / "videos" / f"{name}.mp4").symlink_to(sources / f"{name}.mp4")
+  told = Options(tmp_path / "videos", "oli", tmp_path / "data")
+  prepare.run(told)
+  with np.load(sources / "varying_tmplt.npz") as npz:
+    truth = npz["poses_pred_batch"][0]
+  folder = told.root / "oli" / "work" / name
+  found = workspace.read_npz(folder / "clean.npz")["keypoints"]
+  assert (found[:, 2, kp.FROM_137] > 0).all()
+  # The canvas shows the square from (500, 40) 1.125 times as large from (280, 0).
+  pixels = (found[:, :2] - [[280], [0]]) / 1.125 + [[500], [40]]
+  error = np.linalg.norm(
+    pixels[:, :, kp.FROM_137] - [[822.070], [357.770]] - truth, axis=1
+  )
+  shoulders = truth[..., kp.LEFT_SHOULDER] - truth[..., kp.RIGHT_SHOULDER]
+  percent = 100 * error / np.linalg.norm(shoulders, axis=1).mean()
+  limits = {"body": 4.0, "face": 0.9, "left_hand": 4.0, "right_hand": 2.9}
+  assert {p: percent[:, i].mean() for p, i in kp.PARTS.items() if
+          percent[:, i].mean() > limits[p]} == {}  # fmt: skip
