@@ -2,7 +2,7 @@
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
       [--step=latest|best|N] [--template=random|INDEX|INDEX:INDEX|FILE.npz] \
-      [--num_samples=N] [--seed=N] [--speaker=NAME]
+      [--num_samples=N] [--seed=N] [--speaker=NAME] [--export=openpose,pose2img,csv]
 
 For each sound: <stem>.mp4, <stem>.npz with the poses, <stem>.png with a film strip.
 """
@@ -29,6 +29,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the random templates.")
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker whose body to move; default: the trained one."
 )
+_EXPORT = flags.DEFINE_string(
+  "export", "", "Also write the poses as openpose, pose2img, csv (separate by commas)."
+)
 
 
 def main() -> None:
@@ -37,7 +40,9 @@ def main() -> None:
   sounds = audio_file.find_audio_files(_AUDIO.value)
 
   import sdt_jax
-  from sdt_jax.synthesis import demo
+  from sdt_jax.synthesis import demo, export
+
+  exports = export.parse_kinds(_EXPORT.value)
 
   model = sdt_jax.load(_WORKDIR.value, _STEP.value, _SPEAKER.value)
   videos = demo.render_files(
@@ -47,6 +52,7 @@ def main() -> None:
     template=_TEMPLATE.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
+    exports=exports,
   )
   for video in videos:
     print(f"written: {video}")

@@ -8,6 +8,7 @@ in it what its own experiment file changes. What is already trained and scored i
 not done again.
 """
 
+import copy
 import importlib
 import json
 import pathlib
@@ -85,7 +86,7 @@ LADDER = (
 
 def row_config(base: Config, row: Row, seed: int) -> Config:
   """`base` with what the row's experiment file changes in the common config."""
-  config = ml_collections.ConfigDict(base)
+  config = copy.deepcopy(base)  # ConfigDict(base) would share the inner dicts
   default = _flat(common.get_config())
   own = _flat(importlib.import_module(f"configs.{row.experiment}").get_config())
   changed = {name: value for name, value in own.items() if value != default[name]}

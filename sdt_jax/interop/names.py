@@ -1,8 +1,9 @@
 """The table between the parameter names of the original PyTorch code and ours.
 
-A network of the original is described by pairs of prefixes; under each lies either a
-block (convolution and norm) or a bare output convolution. PyTorch keeps a convolution
-kernel as (out, in, *spatial), Flax as (*spatial, in, out).
+A network of the original is described by pairs of prefixes, in the order in which the
+original makes its layers (its optimisers number their parameters so); under each lies
+either a block (convolution and norm) or a bare output convolution. PyTorch keeps a
+convolution kernel as (out, in, *spatial), Flax as (*spatial, in, out).
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ _BLOCK = {
   "norm.running_mean": ("batch_stats", "norm", "mean"),
   "norm.running_var": ("batch_stats", "norm", "var"),
 }
+_COUNTER = "norm.num_batches_tracked"  # no part of the network: nothing uses it
 _OUTPUT = {
   "weight": ("params", "conv", "kernel"),
   "bias": ("params", "conv", "bias"),
@@ -34,7 +36,7 @@ GENERATOR = {
     for j, ab in enumerate("ab")
   },
   **{f"unet.e{i}": f"unet/e{i}" for i in range(7)},
-  **{f"unet.d{i}": f"unet/d{i}" for i in range(1, 6)},
+  **{f"unet.d{i}": f"unet/d{i}" for i in range(5, 0, -1)},
   **{f"decoder.{i}": f"decoder_{i}" for i in range(4)},
   "decoder.4": "output",
 }
@@ -45,7 +47,7 @@ DISCRIMINATOR = {
 POSE_ENCODER = {f"blocks.{i}": f"block{i}" for i in range(7)}
 POSE_VAE = {
   **{f"encoder.{torch}": f"encoder/{ours}" for torch, ours in POSE_ENCODER.items()},
-  **{f"decoder.d{i}": f"decoder/d{i}" for i in range(1, 6)},
+  **{f"decoder.d{i}": f"decoder/d{i}" for i in range(5, 0, -1)},
   **{f"decoder.blocks.{i}": f"decoder/block{i}" for i in range(4)},
   "decoder.blocks.4": "decoder/output",
 }
@@ -58,6 +60,13 @@ def _entries(network: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     leaves = _OUTPUT if parts[-1] == "output" else _BLOCK
     for suffix, (collection, *rest) in leaves.items():
       yield f"{torch_prefix}.{suffix}", (collection, *parts, *rest)
+
+
+def known(network: Mapping[str, str], prefix: str = "") -> set[str]:
+  """Every name that `network` can have in the original, counters included."""
+  return {prefix + name for name, _ in _entries(network)} | {
+    f"{prefix}{block}.{_COUNTER}" for block in network
+  }
 
 
 def _is_kernel(path: Path) -> bool:
@@ -85,17 +94,20 @@ def to_flax(
   Raises:
     UserError: names missing or left over on either side, or a shape that differs.
   """
-  wanted = flax.traverse_util.flatten_dict(dict(target))
+  wanted: dict[Path, Any] = flax.traverse_util.flatten_dict(dict(target))
   table = {prefix + name: path for name, path in _entries(network) if path in wanted}
   ours = {
     name
     for name in state
-    if name.startswith(prefix) and not name.endswith("num_batches_tracked")
+    if name.startswith(prefix) and not name.endswith(f".{_COUNTER}")
   }
-  _require_none("the file lacks", set(table) - ours)
-  _require_none("the file has, but the network does not,", ours - set(table))
-  _require_none(
-    "the table does not name", {"/".join(p) for p in set(wanted) - set(table.values())}
+  unnamed = {"/".join(path) for path in set(wanted) - set(table.values())}
+  require_none(
+    {
+      "the file lacks": set(table) - ours,
+      "the file has, but the network does not,": ours - set(table),
+      "the table does not name": unnamed,
+    }
   )
 
   variables = {}
@@ -127,8 +139,10 @@ def from_flax(
   return state
 
 
-def _require_none(complaint: str, names: set[str]) -> None:
-  if names:
-    shown = ", ".join(sorted(names)[:8])
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    raise UserError(f"parameter names do not match: {complaint} {shown}{more}")
+def require_none(complaints: Mapping[str, set[str]]) -> None:
+  """Raises a UserError that lists every name of every complaint, if there are any."""
+  lines = [
+    f"{what} {', '.join(sorted(names))}" for what, names in complaints.items() if names
+  ]
+  if lines:
+    raise UserError(f"parameter names do not match: {'; '.join(lines)}")

@@ -1,13 +1,14 @@
 """Sound files -> videos, poses and film strips."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
 
 from sdt_jax import audio, audio_file, files
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import render, templates, video
+from sdt_jax.synthesis import export, render, templates, video
 from sdt_jax.synthesis.generate import GestureModel
 
 
@@ -19,12 +20,13 @@ def render_files(
   template: str = "random",
   num_samples: int = 1,
   seed: int = 0,
+  exports: Sequence[str] = (),
 ) -> list[pathlib.Path]:
   """Renders every sound, `num_samples` times.
 
   Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch` (1, T, 2, 121)
   final poses, `template` (1, D)) and `<stem>.png` (every 8th frame); the stem gets a
-  number where there are several samples.
+  number where there are several samples. `exports` are kinds of `export.export`.
 
   Returns:
     The videos.
@@ -45,6 +47,7 @@ def render_files(
     code = "random" if used is None else used.code
     poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
     videos.append(_write(output_dir / stem, poses_px, waves[path], used))
+    export.export(exports, output_dir / stem, poses_px)
   return videos
 
 

@@ -54,6 +54,11 @@ def check(config: Config) -> None:
     value = _field(config, name)
     if not value > 0:
       raise UserError(f"config.{name} is {value!r}; expected a positive number")
+  if config.template.frame_wise and config.template.kind != "bp":
+    raise UserError(
+      f"config.template.frame_wise is for templates of kind 'bp', not "
+      f"{config.template.kind!r}; a pose VAE gives each clip one"
+    )
   channels = config.generator.audio_channels
   if len(channels) != 4 or not all(c > 0 for c in channels):
     raise UserError(

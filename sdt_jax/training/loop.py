@@ -192,10 +192,11 @@ def _first_state(
   state = experiments.init(job.experiment, job.config.seed, len(job.train))
   step = saved.latest_step()
   if step is not None:
-    if saved.meta(step)["num_clips"] != len(job.train):
+    known = saved.meta(step)["num_clips"]
+    if known and known != len(job.train):  # 0: imported without its clips
       raise UserError(
         f"the train split has {len(job.train)} clips, that of the run to resume had "
-        f"{saved.meta(step)['num_clips']}; restore the data or give another --workdir"
+        f"{known}; restore the data or give another --workdir"
       )
     return saved.restore(step, parallel.replicate(state)), step
   if isinstance(job.experiment, Voice2Pose) and job.experiment.template == "vae":

@@ -1,0 +1,57 @@
+"""Makes a workdir of a checkpoint that the original PyTorch code saved.
+
+    python -m sdt_jax.interop.import_torch --checkpoint=FILE.pth --speaker=oliver \
+      --workdir=DIR [--config=configs/sdt_bp.py] [--pose_vae=FILE.pth]
+
+demo.py, eval.py and train.py take DIR like the folder of any other run. Nothing in the
+file is executed.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from sdt_jax import cli
+from sdt_jax.errors import UserError
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth file.", required=True)
+_SPEAKER = flags.DEFINE_string(
+  "speaker", None, "Published speaker that the model was trained on.", required=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to make.", required=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "File of the experiment; default: the one that the file holds."
+)
+_POSE_VAE = flags.DEFINE_string(
+  "pose_vae", None, "For SDT-VAE: the .pth file of its pose VAE, with the templates."
+)
+
+
+def main() -> None:
+  _check_config_file()
+
+  from sdt_jax.interop import convert
+
+  notes = convert.import_checkpoint(
+    pathlib.Path(_CHECKPOINT.value),
+    _SPEAKER.value,
+    pathlib.Path(_WORKDIR.value),
+    _CONFIG.value,
+    pathlib.Path(_POSE_VAE.value) if _POSE_VAE.value else None,
+  )
+  print("\n".join(notes))
+  print(f"imported: {_WORKDIR.value}")
+
+
+def _check_config_file() -> None:
+  flag = flags.FLAGS["config"]
+  if not flag.present:
+    return
+  file = config_flags.get_config_filename(flag)
+  if not pathlib.Path(file).is_file():  # else an error only when a field is read
+    raise UserError(f"--config={file}: no such file; leave it out")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,437 @@
+"""The checkpoint dict of the original <-> a config and a training state.
+
+The original saves {"epoch", "step", "model_state_dict", "<optimiser>_state_dict", ...}.
+Names in the state dict begin with "module." (it trains inside `DataParallel`), then
+with the network. Templates of SDT-BP are `clips_code`; a pose VAE keeps its record of
+codes in `clip_code_mu` and `clip_code_logvar`; SDT-VAE takes them from there and holds
+none.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdt_jax import audio
+from sdt_jax import keypoints as kp
+from sdt_jax.config import Config
+from sdt_jax.errors import UserError
+from sdt_jax.interop import names
+from sdt_jax.models.pose_vae import PoseEncoder
+from sdt_jax.training import experiments, train_state
+from sdt_jax.training.experiments import Experiment
+from sdt_jax.training.train_state import TrainState
+
+State = dict[str, np.ndarray]  # of the original: name -> array
+
+_PREFIX = "module."
+_SUFFIX = "_state_dict"
+_GAN_WEIGHT = 0.1  # of the original's S2G
+_MAX_COUNT = 2**31  # of steps, which are int32
+
+
+class _Network(NamedTuple):
+  """How the original calls a network of ours, and the optimiser of it."""
+
+  prefix: str
+  table: dict[str, str]
+  optimizer: str
+
+
+_NETWORKS = {
+  "generator": _Network("netG.", names.GENERATOR, "optimizerG"),
+  "discriminator": _Network("netD_pose.", names.DISCRIMINATOR, "optimizerD_pose"),
+  "vae": _Network("ae.", names.POSE_VAE, "optimizer"),
+}
+_TEMPLATES, _TEMPLATES_OPTIMIZER = "clips_code", "optimizerClipCode"
+_BANK = {"mean": "clip_code_mu", "log_var": "clip_code_logvar"}
+
+# In the original's state dict, but not the model's own: the front end's constants, and
+# the frozen encoder of another checkpoint, with which it computes the FTD.
+_POSE_ENCODER = "pose_encoder."
+_NOT_THE_MODELS = {
+  "mel_transfm.spectrogram.window",
+  "mel_transfm.mel_scale.fb",
+  *names.known(names.POSE_ENCODER, _POSE_ENCODER),
+}
+
+
+class Original(NamedTuple):
+  """A checkpoint of the original.
+
+  Attributes:
+    epoch: epochs done.
+    step: optimisation steps done.
+    model: state dict, names without "module.".
+    optimizers: such as "optimizerG" -> state dict of a torch optimiser.
+  """
+
+  epoch: int
+  step: int
+  model: State
+  optimizers: dict[str, Any]
+
+
+def parse(content: Any) -> Original:
+  """Checks what `torch_file.read` gave.
+
+  Raises:
+    UserError: it is not a checkpoint of the original.
+  """
+  model = content.get("model_state_dict") if isinstance(content, dict) else None
+  if not isinstance(model, dict):
+    raise UserError(
+      "has no 'model_state_dict'; expected a checkpoint that the original code of "
+      "Speech Drives Templates saved while training"
+    )
+  strange = {str(name) for name, a in model.items() if not isinstance(a, np.ndarray)}
+  names.require_none({"no tensor is": strange})
+  epoch: Any = content.get("epoch")
+  step: Any = content.get("step")
+  if not all(isinstance(n, int) and 0 <= n < _MAX_COUNT for n in (epoch, step)):
+    raise UserError(f"epoch is {epoch!r}, step {step!r}; expected two counts")
+  return Original(
+    epoch,
+    step,
+    {str(name).removeprefix(_PREFIX): array for name, array in model.items()},
+    {
+      key.removesuffix(_SUFFIX): value
+      for key, value in content.items()
+      if isinstance(key, str) and key.endswith(_SUFFIX) and value is not model
+    },
+  )
+
+
+def kind(model: State) -> str:
+  """Which config of ours describes the model: "s2g", "sdt_bp", "sdt_vae", "pose2pose".
+
+  Raises:
+    UserError: it is a model of another program.
+  """
+  if _has(model, "ae."):
+    return "pose2pose"
+  if not _has(model, "netG."):
+    raise UserError(
+      "is no model of Speech Drives Templates; its names are "
+      f"{', '.join(sorted(model)[:3])} ..., expected netG.* or ae.*"
+    )
+  if _TEMPLATES in model:
+    return "sdt_bp"
+  if _template_size(model):
+    return "sdt_vae"
+  return "s2g" if _has_batch_norm(model) else "sdt_bp"  # the latter without templates
+
+
+def _has(model: State, prefix: str) -> bool:
+  return any(name.startswith(prefix) for name in model)
+
+
+def _has_batch_norm(model: State) -> bool:
+  return "netG.unet.e0.norm.weight" in model
+
+
+def _audio_channels(model: State) -> tuple[int, ...]:
+  """Of the stages of the audio encoder."""
+  kernels = (
+    _array(model, f"netG.audio_encoder.specgram_encoder_2d.{i}.0.conv.weight")
+    for i in range(4)
+  )
+  return tuple(kernel.shape[0] for kernel in kernels)
+
+
+def _template_size(model: State) -> int:
+  """What the U-Net sees besides the features of the sound; 0 for no template."""
+  return _array(model, "netG.unet.e0.conv.weight").shape[1] - _audio_channels(model)[-1]
+
+
+def _array(model: State, name: str) -> np.ndarray:
+  """A convolution's kernel."""
+  if name not in model or model[name].ndim < 3 or not model[name].size:
+    raise UserError(f"parameter names do not match: the file lacks the kernel {name}")
+  return model[name]
+
+
+def config_fields(model: State, config: Config) -> dict[str, Any]:
+  """The fields that the names and shapes in a file determine.
+
+  Args:
+    model: state dict of the original.
+    config: decides what a file does not tell (the weight of the GAN, which of the two
+      instance norms).
+
+  Returns:
+    Field name -> value, such as "generator.channels" -> 256.
+  """
+  if _has(model, "ae."):
+    return {
+      "experiment": "pose2pose",
+      "generator.channels": _array(model, "ae.encoder.blocks.0.conv.weight").shape[0],
+      "template.size": _array(model, "ae.encoder.blocks.6.conv.weight").shape[0] // 2,
+    }
+  size = _template_size(model)
+  bank = model.get(_TEMPLATES)
+  gan_weight = config.discriminator.weight or _GAN_WEIGHT
+  instance_norm = "in" if config.generator.norm == "in" else "in_star"
+  fields = {
+    "experiment": "voice2pose",
+    "generator.channels": _array(model, "netG.unet.e1.conv.weight").shape[0],
+    "generator.audio_channels": _audio_channels(model),
+    "generator.norm": "bn" if _has_batch_norm(model) else instance_norm,
+    "template.kind": "bp" if bank is not None else "vae" if size else "none",
+    "template.frame_wise": bank is not None and bank.ndim == 3,
+    "discriminator.weight": gan_weight if _has(model, "netD_pose.") else 0.0,
+  }
+  return fields | ({"template.size": size} if size else {})
+
+
+def to_state(
+  original: Original, experiment: Experiment, bank: np.ndarray | None
+) -> tuple[TrainState, list[str]]:
+  """The training state that a checkpoint stands for; inverse of `from_state`.
+
+  Args:
+    original: the checkpoint.
+    experiment: as built from the fields of `config_fields`.
+    bank: (N, D) templates of an SDT-VAE model, else None.
+
+  Returns:
+    The state, and one line for each optimiser that starts anew.
+
+  Raises:
+    UserError: names missing or left over on either side, or a shape that differs.
+  """
+  model = original.model
+  wanted = jax.eval_shape(lambda: experiments.init(experiment, 0, num_clips=1))
+  networks = {name: _NETWORKS[name] for name in wanted.batch_stats}
+  _check_leftovers(model, networks, wanted)
+  variables = {
+    name: names.to_flax(model, n.table, wanted.network(name), n.prefix)
+    for name, n in networks.items()
+  }
+  params = {name: v["params"] for name, v in variables.items()}
+  if "templates" in wanted.params:
+    rows = _rows(model, _TEMPLATES, wanted.params["templates"])
+    params["templates"] = _templates(rows)
+  if "log_var" not in wanted.bank:  # templates that another model assigned
+    model = model | ({} if bank is None else {_BANK["mean"]: bank})
+  banks: Any = {ours: _rows(model, _BANK[ours], a) for ours, a in wanted.bank.items()}
+  stats = {name: v.get("batch_stats", {}) for name, v in variables.items()}
+  state = train_state.create(params, stats, banks, experiment.optimizers)
+  state = state.replace(step=jnp.asarray(original.step, jnp.int32))
+  return _with_optimizers(state, original)
+
+
+def _check_leftovers(model: State, networks, wanted: TrainState) -> None:
+  """Every name in the file has a place here, or is known not to need one."""
+  known = set(_NOT_THE_MODELS)
+  for network in networks.values():
+    known |= names.known(network.table, network.prefix)
+  if "templates" in wanted.params:
+    known.add(_TEMPLATES)
+  if "log_var" in wanted.bank:
+    known |= set(_BANK.values())
+  names.require_none({"the file has, but the model does not,": set(model) - known})
+
+
+def _rows(model: Mapping[str, Any], name: str, wanted) -> np.ndarray:
+  """One row for each training clip, of the size that `wanted` (1, ...) has."""
+  if model.get(name) is None:
+    raise UserError(f"parameter names do not match: the file lacks {name}")
+  rows = np.asarray(model[name], np.float32)
+  expected = _templates(np.broadcast_to(np.float32(0), wanted.shape)).shape[1:]
+  if not rows.size or rows.shape[1:] != expected:
+    raise UserError(f"{name}: shape {rows.shape}, expected (clips, *{expected})")
+  return rows
+
+
+def _templates(rows: np.ndarray) -> np.ndarray:
+  """Frame-wise (N, D, T) of the original <-> (N, T, D) of ours; (N, D) as it is."""
+  return rows if rows.ndim == 2 else np.ascontiguousarray(rows.swapaxes(1, 2))
+
+
+class _NoMatchError(Exception):
+  """A saved optimiser is not one of these parameters."""
+
+
+def _with_optimizers(
+  state: TrainState, original: Original
+) -> tuple[TrainState, list[str]]:
+  """The state with the moments that the file has, and a line for each it has not."""
+  opt_states: dict[str, Any] = dict(state.opt_states)
+  notes = []
+  unused = set(original.optimizers)
+  for name, params in state.params.items():
+    network = _NETWORKS.get(name)
+    key = network.optimizer if network else _TEMPLATES_OPTIMIZER
+    unused.discard(key)
+    adam, schedule = opt_states[name]
+    schedule = schedule._replace(count=state.step)
+    try:
+      adam = _to_adam(original.optimizers.get(key), params, network, adam)
+    except _NoMatchError as e:
+      notes.append(f"{key}: {e}; Adam starts anew for the {name}")
+    opt_states[name] = (adam, schedule)
+  notes += [f"{key}: not used" for key in sorted(unused)]
+  return state.replace(opt_states=opt_states), notes
+
+
+def _to_adam(saved: Any, params, network: _Network | None, adam):
+  """State of a torch Adam as that of optax."""
+  shapes = {name: a.shape for name, a in _torch_layout(params, network).items()}
+  try:
+    ids = [i for group in saved["param_groups"] for i in group["params"]]
+    entries = [saved["state"][i] for i in ids]
+    moments = [
+      {name: entry[key] for name, entry in zip(shapes, entries, strict=True)}
+      for key in ("exp_avg", "exp_avg_sq")
+    ]
+    step = max(int(entry["step"]) for entry in entries)
+  except (LookupError, TypeError, ValueError, AttributeError) as e:
+    reason = "not in the file" if saved is None else "not an Adam of these parameters"
+    raise _NoMatchError(reason) from e
+  if not 0 <= step < _MAX_COUNT:
+    raise _NoMatchError(f"of step {step}")
+  for moment in moments:
+    if any(np.shape(moment[name]) != shape for name, shape in shapes.items()):
+      raise _NoMatchError("of parameters of other shapes")
+  mu, nu = (_our_layout(moment, params, network) for moment in moments)
+  return adam._replace(count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
+
+
+def _torch_layout(params, network: _Network | None) -> State:
+  """Parameters, or moments of them, as the original orders and lays them out."""
+  if network is None:
+    return {_TEMPLATES: _templates(np.asarray(params))}
+  return names.from_flax({"params": params}, network.table)
+
+
+def _our_layout(arrays: State, params, network: _Network | None):
+  """Inverse of `_torch_layout`; `params` has the shapes."""
+  if network is None:
+    return _templates(np.asarray(arrays[_TEMPLATES], np.float32))
+  return names.to_flax(arrays, network.table, {"params": params})["params"]
+
+
+def from_state(
+  state: TrainState,
+  config: Config,
+  epoch: int,
+  pose_vae: TrainState | None = None,
+) -> dict[str, Any]:
+  """The checkpoint that the original would have saved; inverse of `to_state`.
+
+  Args:
+    state: of any experiment.
+    config: of that run.
+    epoch: epochs done.
+    pose_vae: of a pose2pose run; its encoder becomes the frozen `pose_encoder` that the
+      original expects in the checkpoints of gesture models. Without it, that is one
+      with untrained weights.
+
+  Returns:
+    Content for `torch_zip.write`.
+  """
+  model = _rows_of(state) | _front_end()
+  for name in ("generator", "vae", "pose_encoder", "discriminator"):  # its order
+    if name in state.params:
+      network = _NETWORKS[name]
+      model |= names.from_flax(state.network(name), network.table, network.prefix)
+    elif name == "pose_encoder" and "generator" in state.params:
+      model |= _pose_encoder(pose_vae)
+  step, opt_states = int(state.step), cast(Any, state.opt_states)
+  model = _with_counters(model, step)
+  content: dict[str, Any] = {
+    "epoch": epoch,
+    "step": step,
+    "model_state_dict": OrderedDict((_PREFIX + k, v) for k, v in model.items()),
+  }
+  for name in state.params:
+    network = _NETWORKS.get(name)
+    key = network.optimizer if network else _TEMPLATES_OPTIMIZER
+    content[key + _SUFFIX] = _to_torch_adam(
+      opt_states[name][0], network, _hyperparameters(config, name, epoch)
+    )
+  return content
+
+
+def _rows_of(state: TrainState) -> State:
+  """What the original keeps for each training clip."""
+  if "templates" in state.params:
+    return {_TEMPLATES: _templates(np.asarray(state.params["templates"]))}
+  if "log_var" in state.bank:
+    return {name: np.asarray(state.bank[ours]) for ours, name in _BANK.items()}
+  return {}
+
+
+@functools.cache
+def _front_end() -> State:
+  """The constant buffers of torchaudio's mel spectrogram."""
+  window = np.hanning(400 + 1)[:-1]  # periodic
+  return {
+    "mel_transfm.spectrogram.window": window.astype(np.float32),
+    "mel_transfm.mel_scale.fb": audio.mel_filters(),
+  }
+
+
+def _pose_encoder(pose_vae: TrainState | None) -> State:
+  """The encoder of a trained pose VAE, or an untrained one of the original's size."""
+  if pose_vae is not None:
+    variables = {k: v["encoder"] for k, v in pose_vae.network("vae").items()}
+    return names.from_flax(variables, names.POSE_ENCODER, _POSE_ENCODER)
+  poses = jnp.zeros((1, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS))
+  init = functools.partial(PoseEncoder().init, train=True)
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf) -> np.ndarray:
+    if path[-1].key == "kernel":
+      normal = rng.standard_normal(leaf.shape, np.float32)
+      return normal * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+    return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+  shapes = jax.eval_shape(init, jax.random.key(0), poses)
+  variables = jax.tree_util.tree_map_with_path(draw, shapes)
+  return names.from_flax(variables, names.POSE_ENCODER, _POSE_ENCODER)
+
+
+def _with_counters(arrays: State, step: int) -> State:
+  """Adds the counter of batches that PyTorch keeps behind each running variance."""
+  counted: State = {}
+  for name, array in arrays.items():
+    counted[name] = array
+    if name.endswith(".running_var"):
+      counter = name.replace(".running_var", ".num_batches_tracked")
+      counted[counter] = np.array(step, np.int64)
+  return counted
+
+
+def _to_torch_adam(
+  adam: Any, network: _Network | None, group: dict[str, Any]
+) -> dict[str, Any]:
+  """Inverse of `_to_adam`."""
+  means, squares = (_torch_layout(m, network) for m in (adam.mu, adam.nu))
+  count = int(adam.count)
+  state = {
+    i: {"step": count, "exp_avg": means[name], "exp_avg_sq": squares[name]}
+    for i, name in enumerate(means)
+    if count
+  }
+  return {"state": state, "param_groups": [group | {"params": list(range(len(means)))}]}
+
+
+def _hyperparameters(config: Config, name: str, epoch: int) -> dict[str, Any]:
+  """Of Adam, in the words of torch, as in force at the end of an epoch."""
+  section = {"templates": "template", "discriminator": "discriminator"}
+  rate = config[section.get(name, "optimizer")].learning_rate
+  passed = sum(milestone < epoch for milestone in config.optimizer.milestones)
+  return {
+    "lr": rate * config.optimizer.decay**passed,
+    "betas": (config.optimizer.b1, config.optimizer.b2),
+    "eps": 1e-8,
+    "weight_decay": 0,
+    "amsgrad": False,
+    "initial_lr": rate,
+  }

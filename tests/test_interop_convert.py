@@ -1,0 +1,564 @@
+"""Checkpoints of the original -> workdirs and back, through files."""
+
+import copy
+import functools
+import importlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import wave
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import packs
+import pytest
+
+import sdt_jax
+from sdt_jax import audio_file, speakers, workdir
+from sdt_jax.errors import UserError
+from sdt_jax.interop import convert, names, original, torch_file, torch_zip
+from sdt_jax.synthesis import demo
+from sdt_jax.training import experiments, pose2pose, runs, voice2pose
+
+EPOCH, STEP, CLIPS = 3, 30, 5
+KINDS = ("sdt_bp", "sdt_vae", "s2g", "pose2pose")
+
+
+def small_config(kind: str):
+  config = importlib.import_module(f"configs.{kind}").get_config()
+  config.generator.channels = 16
+  config.generator.audio_channels = (4, 4, 8, 8)
+  config.template.size = 6
+  return config
+
+
+def random_state(config, seed: int = 0):
+  """A state in which every number is another, moments of Adam included."""
+  experiment = experiments.build(config, steps_per_epoch=1)
+  shapes = jax.eval_shape(lambda: experiments.init(experiment, 0, CLIPS))
+  rng = np.random.default_rng(seed)
+
+  def draw(leaf):
+    if leaf.dtype == jnp.int32:
+      return np.int32(STEP)
+    return rng.uniform(0.1, 1, leaf.shape).astype(np.float32)
+
+  return jax.tree.map(draw, shapes)
+
+
+def assert_equal_trees(ours, theirs) -> None:
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """<kind>.pth and workdir <kind> of a small model of each kind."""
+  path = tmp_path_factory.mktemp("interop")
+  for kind in ("pose2pose", "s2g", "sdt_bp", "sdt_vae"):
+    config = small_config(kind)
+    content = original.from_state(random_state(config), config, EPOCH)
+    torch_zip.write(path / f"{kind}.pth", content)
+    vae = path / "pose2pose.pth" if kind == "sdt_vae" else None
+    convert.import_checkpoint(path / f"{kind}.pth", "oliver", path / kind, pose_vae=vae)
+  return path
+
+
+@pytest.fixture
+def content(folder) -> dict:
+  """The checkpoint dict of the small SDT-BP model, to change."""
+  return copy.deepcopy(torch_file.read(folder / "sdt_bp.pth"))
+
+
+def importing(content, tmp_path, **kwargs) -> list[str]:
+  torch_zip.write(tmp_path / "a.pth", content)
+  kwargs = {"speaker_name": "oliver", "path": tmp_path / "run"} | kwargs
+  return convert.import_checkpoint(tmp_path / "a.pth", **kwargs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_comes_back_bit_for_bit(folder, kind):
+  run = runs.load(folder / kind)
+  expected = random_state(small_config(kind))
+  if kind == "sdt_vae":  # its templates are those of the pose VAE's file
+    bank = random_state(small_config("pose2pose")).bank["mean"]
+    expected = expected.replace(bank={"mean": bank})
+  assert (run.step, run.epoch) == (STEP, EPOCH)
+  assert_equal_trees(run.state, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_comes_back_bit_for_bit(folder, tmp_path, kind):
+  vae = folder / "pose2pose" if kind != "pose2pose" else None
+  convert.export_checkpoint(folder / kind, tmp_path / "a.pth", pose_vae=vae)
+  ours, theirs = (
+    torch_zip.read(tmp_path / "a.pth"),
+    torch_zip.read(folder / f"{kind}.pth"),
+  )
+  assert sorted(ours) == sorted(theirs)
+  assert list(ours["model_state_dict"]) == list(theirs["model_state_dict"])
+  for name in ours["model_state_dict"]:
+    if "pose_encoder" not in name:
+      arrays = ours["model_state_dict"][name], theirs["model_state_dict"][name]
+      np.testing.assert_array_equal(*arrays)
+  for key in set(ours) - {"model_state_dict"}:
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours[key], theirs[key]))
+
+
+def test_the_pose_encoder_is_that_of_the_pose_vae(folder, tmp_path):
+  vae = folder / "pose2pose"
+  convert.export_checkpoint(folder / "s2g", tmp_path / "a.pth", pose_vae=vae)
+  ours = torch_zip.read(tmp_path / "a.pth")["model_state_dict"]
+  theirs = torch_zip.read(folder / "pose2pose.pth")["model_state_dict"]
+  encoder = {k: v for k, v in ours.items() if k.startswith("module.pose_encoder.")}
+  assert len(encoder) == 7 * 6
+  for name, array in encoder.items():
+    same = name.replace("pose_encoder", "ae.encoder")
+    np.testing.assert_array_equal(array, theirs[same])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_workdir_describes_itself(folder, kind):
+  config = workdir.read_config(folder / kind)
+  assert config.template.kind == small_config(kind).template.kind
+  assert config.generator.channels == 16
+  assert config.pose.hierarchical == (kind != "s2g")
+  assert workdir.read_speaker(folder / kind).name == "oliver"
+  lines = (folder / kind / workdir.CLIPS).read_text().splitlines()
+  assert len(lines) == (0 if kind == "s2g" else CLIPS)
+  assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+  ("kind", "manifest"),
+  [
+    ("sdt_bp", "voice2pose_sdt_bp_model"),
+    ("sdt_vae", "voice2pose_sdt_vae_model"),
+    ("s2g", "voice2pose_s2g_model"),
+    ("pose2pose", "pose2pose"),
+  ],
+)
+def test_a_full_model_has_the_originals_names_order_shapes_and_types(kind, manifest):
+  config = importlib.import_module(f"configs.{kind}").get_config()
+  ours = original.from_state(random_state(config), config, EPOCH)["model_state_dict"]
+  manifests = json.loads((golden.DATA / "state_dict_manifest.json").read_text())
+  theirs = manifests[manifest]
+  assert list(ours) == [f"module.{name}" for name in theirs]
+  for name, (shape, dtype) in theirs.items():
+    array = ours[f"module.{name}"]
+    rows = name.startswith("clip")
+    assert list(array.shape[rows:]) == shape[rows:], name
+    assert array.dtype == dtype, name
+
+
+def test_the_front_ends_constants_are_the_originals():
+  constants = original._front_end()
+  filters = constants["mel_transfm.mel_scale.fb"]
+  np.testing.assert_allclose(filters, golden.load("mel")["fb"], atol=1e-5)
+  window = constants["mel_transfm.spectrogram.window"]
+  assert window.shape == (400,)
+  np.testing.assert_allclose(window[[0, 100, 200]], [0, 0.5, 1], atol=1e-7)
+
+
+# The golden numbers, from a .pth of the recipe's weights through a workdir.
+
+
+@pytest.fixture(scope="module")
+def golden_run(tmp_path_factory):
+  """Imports the original's full model by name of its manifest."""
+
+  @functools.cache
+  def load(manifest: str) -> runs.Run:
+    path = tmp_path_factory.mktemp(manifest)
+    model = {f"module.{k}": v for k, v in golden.state_dict(manifest).items()}
+    content = {"epoch": 1, "step": 2, "model_state_dict": model}
+    importing(content, path)
+    run = runs.load(path / "run")
+    shutil.rmtree(path / "run")
+    return run
+
+  return load
+
+
+@pytest.mark.parametrize("kind", ["sdt_bp", "s2g"])
+def test_an_imported_generator_gives_the_golden_poses(golden_run, kind):
+  run, recorded = (
+    golden_run(f"voice2pose_{kind}_model"),
+    golden.load(f"generator_{kind}"),
+  )
+  predict = jax.jit(
+    functools.partial(voice2pose.predict, run.experiment), static_argnums=3
+  )
+  code = recorded["code"] if kind == "sdt_bp" else None
+  poses = predict(run.state, golden.load("mel")["mel"], code, 64)
+  assert golden.relative_error(poses, recorded["poses_eval"]) < 1e-4
+  if kind == "sdt_bp":
+    bank = golden.recipe("clips_code", (10, 32))
+    np.testing.assert_array_equal(run.state.templates(), bank)
+
+
+def test_an_imported_pose_vae_gives_the_golden_codes(golden_run):
+  run, recorded = golden_run("pose2pose"), golden.load("autoencoder")
+  mean, log_var = pose2pose.encode(run.experiment, run.state, recorded["poses"])
+  vae = run.state.network("vae")
+  decoded = run.experiment.vae.apply(vae, recorded["z"], method="decode")
+  assert golden.relative_error(mean, recorded["mu_eval"]) < 1e-4
+  assert golden.relative_error(log_var, recorded["logvar_eval"]) < 1e-4
+  assert golden.relative_error(decoded, recorded["decoded_eval"]) < 1e-4
+  for ours, theirs in (("mean", "clip_code_mu"), ("log_var", "clip_code_logvar")):
+    np.testing.assert_array_equal(run.state.bank[ours], golden.recipe(theirs, (10, 32)))
+
+
+# What an imported run is for.
+
+
+def _write_wav(path: pathlib.Path) -> None:
+  """3 s of noise."""
+  with wave.open(str(path), "wb") as f:
+    f.setparams((1, 2, 16_000, 0, "NONE", ""))
+    f.writeframes((20_000 * packs.sound(0, 3 * 16_000)).astype("<i2").tobytes())
+
+
+def test_demo_renders_an_imported_model(folder, tmp_path):
+  model = sdt_jax.load(folder / "sdt_bp")
+  sound = tmp_path / "speech.wav"
+  _write_wav(sound)
+  (video,) = demo.render_files(model, [sound], tmp_path / "out", template="3")
+  with np.load(tmp_path / "out" / "speech.npz", allow_pickle=False) as arrays:
+    poses, code = arrays["poses_pred_batch"], arrays["template"]
+  expected = torch_file.read(folder / "sdt_bp.pth")["model_state_dict"]
+  np.testing.assert_array_equal(code[0], expected["module.clips_code"][3])
+  heard = audio_file.load_audio(sound)
+  assert poses.shape == (1, 45, 2, 121)
+  np.testing.assert_allclose(poses[0], model.generate(heard, 16_000, 3), atol=1e-3)
+  assert video.stat().st_size
+
+
+def _run(*command: str) -> str:
+  """Output of one of the programs."""
+  root = pathlib.Path(__file__).parents[1]
+  result = subprocess.run(
+    [sys.executable, *command], cwd=root, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout
+
+
+@pytest.mark.slow
+def test_the_programs_import_train_on_render_and_export(content, tmp_path):
+  batch_size, run = jax.device_count(), str(tmp_path / "run")
+  num_clips = 2 * batch_size
+  packs.write_pack(tmp_path / "packs", "train " * num_clips + "dev", "oliver")
+  rows = np.zeros((num_clips, 6), np.float32)
+  content["model_state_dict"]["module.clips_code"] = rows
+  content |= {"epoch": 1, "step": 2}
+  torch_zip.write(tmp_path / "a.pth", content)
+  config = [
+    "--config=configs/sdt_bp.py",
+    "--config.dataset.name=speech2gesture",
+    "--config.dataset.speaker=oliver",
+    f"--config.dataset.root={tmp_path / 'packs'}",
+    f"--config.dataset.data_dir={tmp_path / 'data'}",
+    f"--config.batch_size={batch_size}",
+    "--config.num_epochs=2",
+    "--config.generator.channels=16",
+    "--config.generator.audio_channels=(4,4,8,8)",
+    "--config.template.size=6",
+    "--config.log.video_every_epochs=0",
+  ]
+  imported = _run(
+    *("-m", "sdt_jax.interop.import_torch", f"--checkpoint={tmp_path / 'a.pth'}"),
+    *("--speaker=oliver", f"--workdir={run}"),
+    *config,
+  )
+  assert imported == (
+    "sdt_bp, epoch 1, step 2\n"
+    "optimizerClipCode: of parameters of other shapes; "
+    "Adam starts anew for the templates\n"
+    f"imported: {run}\n"
+  )
+  assert workdir.read_clips(tmp_path / "run")[1] == "oliver/clips/npz/talk-1"
+  _run("train.py", f"--workdir={run}", *config)
+  trained = runs.load(run)
+  assert (trained.step, trained.epoch) == (4, 2)
+  _write_wav(tmp_path / "speech.wav")
+  _run(
+    *("demo.py", f"--workdir={run}", f"--audio={tmp_path / 'speech.wav'}"),
+    *("--template=3", f"--output_dir={tmp_path / 'out'}"),
+  )
+  assert (tmp_path / "out" / "speech.mp4").stat().st_size
+  for program in ("export_torch", "export_stablehlo"):
+    output = tmp_path / program
+    module = f"sdt_jax.interop.{program}"
+    _run("-m", module, f"--workdir={run}", f"--output={output}", "--step=4")
+  assert torch_zip.read(tmp_path / "export_torch")["step"] == 4
+  assert (tmp_path / "export_stablehlo").stat().st_size
+
+
+@pytest.mark.parametrize(
+  ("flags", "line"),
+  [
+    ([], "{path}: is a folder, expected a torch checkpoint (.pth)"),
+    (["--config=none.py"], "--config=none.py: no such file; leave it out"),
+  ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, flags, line):
+  command = ["-m", "sdt_jax.interop.import_torch", f"--checkpoint={tmp_path}"]
+  result = subprocess.run(
+    [
+      sys.executable,
+      *command,
+      "--speaker=oliver",
+      f"--workdir={tmp_path / 'a'}",
+      *flags,
+    ],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2
+  assert result.stderr.splitlines() == ["error: " + line.format(path=tmp_path)]
+
+
+# What cannot be imported.
+
+
+def test_an_existing_workdir_is_left_alone(folder, tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="is not empty"):
+    convert.import_checkpoint(folder / "sdt_bp.pth", "oliver", tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_workdir_is_used(folder, tmp_path):
+  convert.import_checkpoint(folder / "sdt_bp.pth", "oliver", tmp_path)
+  assert (tmp_path / workdir.CONFIG).is_file()
+
+
+def test_an_unknown_speaker_is_named(folder, tmp_path):
+  with pytest.raises(UserError, match="'nobody' has no published statistics"):
+    convert.import_checkpoint(folder / "sdt_bp.pth", "nobody", tmp_path / "run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_speaker_without_plain_statistics_is_refused_for_plain_poses(
+  folder, tmp_path
+):
+  name = next(
+    n for n in speakers.published_names() if not speakers.published(n).global_
+  )
+  with pytest.raises(UserError, match="no published statistics of global poses"):
+    convert.import_checkpoint(folder / "s2g.pth", name, tmp_path / "run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_sdt_vae_needs_the_file_of_its_pose_vae(folder, tmp_path):
+  args = folder / "sdt_vae.pth", "oliver", tmp_path / "run"
+  with pytest.raises(UserError, match=r"--pose_vae=FILE\.pth"):
+    convert.import_checkpoint(*args)
+  with pytest.raises(UserError, match="has no templates"):
+    convert.import_checkpoint(*args, pose_vae=folder / "sdt_bp.pth")
+  with pytest.raises(UserError, match="only an SDT-VAE model"):
+    convert.import_checkpoint(
+      folder / "sdt_bp.pth", *args[1:], pose_vae=folder / "pose2pose.pth"
+    )
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("experiment", "pose2pose"),
+    ("generator.channels", 32),
+    ("generator.norm", "bn"),
+    ("template.kind", "none"),
+    ("template.size", 32),
+    ("discriminator.weight", 0.1),
+  ],
+)
+def test_a_config_that_is_not_the_files_is_refused(content, tmp_path, field, value):
+  config = small_config("sdt_bp")
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=f"config.{field} is"):
+    importing(content, tmp_path, config=config)
+  assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_what_a_file_does_not_tell_is_the_configs(content, tmp_path):
+  config = small_config("sdt_bp")
+  config.generator.norm = "in"
+  config.num_epochs = 7
+  importing(content, tmp_path, config=config)
+  ours = workdir.read_config(tmp_path / "run")
+  assert (ours.generator.norm, ours.num_epochs) == ("in", 7)
+  assert config.dataset.name == "synthetic"  # the caller's own is not changed
+
+
+def test_data_of_another_number_of_clips_is_refused(content, tmp_path):
+  packs.write_pack(tmp_path / "packs", "train dev", "oliver")
+  config = small_config("sdt_bp")
+  config.dataset.root = str(tmp_path / "packs")
+  with pytest.raises(UserError, match="has 1 training clips, the model templates of 5"):
+    importing(content, tmp_path, config=config)
+
+
+def _remove(name):
+  return lambda content: content["model_state_dict"].pop(f"module.{name}")
+
+
+def _set(name, array):
+  return lambda content: content["model_state_dict"].update({f"module.{name}": array})
+
+
+ONE = np.ones(1, np.float32)
+WRONG = {
+  "the file lacks netG.unet.d3.conv.weight": _remove("netG.unet.d3.conv.weight"),
+  "the file lacks netG.decoder.4.bias": _remove("netG.decoder.4.bias"),
+  "lacks the kernel netG.unet.e1.conv.weight": _remove("netG.unet.e1.conv.weight"),
+  "has, but the model does not, netG.unet.e9.conv.weight": _set(
+    "netG.unet.e9.conv.weight", ONE
+  ),
+  "the file lacks netD_pose.seq.0.norm.bias": _set("netD_pose.seq.0.conv.weight", ONE),
+  "has, but the model does not, other.weight": _set("other.weight", ONE),
+  "netG.decoder.4.bias: shape": _set("netG.decoder.4.bias", ONE),
+  "clips_code: shape": _set("clips_code", np.ones((5, 7), np.float32)),
+  "has no 'model_state_dict'": lambda content: content.pop("model_state_dict"),
+  "no tensor is module.x": _set("x", "text"),
+  "epoch is None": lambda content: content.pop("epoch"),
+  "step -1": lambda content: content.update(step=-1),
+  "step 4294967296": lambda content: content.update(step=2**32),
+  "is no model of Speech Drives Templates; its names are fc.weight": (
+    lambda content: content.update(model_state_dict={"fc.weight": ONE})
+  ),
+}
+
+
+@pytest.mark.parametrize("complaint", WRONG)
+def test_what_does_not_fit_is_named(content, tmp_path, complaint):
+  WRONG[complaint](content)
+  with pytest.raises(UserError) as e:
+    importing(content, tmp_path)
+  assert "\n" not in str(e.value)
+  assert str(tmp_path / "a.pth") in str(e.value)
+  assert complaint in str(e.value)
+  assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_list_is_no_checkpoint(tmp_path):
+  with pytest.raises(UserError, match="model_state_dict"):
+    importing([1, 2], tmp_path)
+
+
+def test_names_without_module_are_taken(content, tmp_path):
+  model = content["model_state_dict"]
+  content["model_state_dict"] = {k.removeprefix("module."): model[k] for k in model}
+  importing(content, tmp_path)
+
+
+def test_templates_by_frame_are_turned(tmp_path):
+  config = small_config("sdt_bp")
+  config.template.frame_wise = True
+  state = random_state(config)
+  content = original.from_state(state, config, EPOCH)
+  assert content["model_state_dict"]["module.clips_code"].shape == (CLIPS, 6, 64)
+  importing(content, tmp_path)
+  assert_equal_trees(runs.load(tmp_path / "run").state, state)
+
+
+def test_a_model_without_templates_is_detected(tmp_path):
+  config = small_config("sdt_bp")
+  config.template.kind = "none"
+  content = original.from_state(random_state(config), config, EPOCH)
+  importing(content, tmp_path)
+  ours = workdir.read_config(tmp_path / "run")
+  assert (ours.template.kind, ours.generator.norm) == ("none", "in_star")
+
+
+@pytest.mark.parametrize(
+  ("damage", "reason"),
+  [
+    (lambda c: c.pop("optimizerG_state_dict"), "not in the file"),
+    (lambda c: c["optimizerG_state_dict"].update(state={}), "not an Adam"),
+    (
+      lambda c: c.update(optimizerG_state_dict=c["optimizerClipCode_state_dict"]),
+      "not",
+    ),
+    (lambda c: c.update(optimizerG_state_dict=[1]), "not an Adam"),
+    (lambda c: c["optimizerG_state_dict"]["state"][0].update(step=2**40), "of step"),
+  ],
+)
+def test_an_optimiser_that_does_not_match_starts_anew(
+  content, tmp_path, damage, reason
+):
+  damage(content)
+  notes = importing(content, tmp_path)
+  (note,) = (n for n in notes if n.startswith("optimizerG: "))
+  assert reason in note
+  state = runs.load(tmp_path / "run").state
+  adam, schedule = state.opt_states["generator"]
+  assert not np.any(jax.tree.leaves(jax.tree.map(np.any, adam.mu)))
+  assert (int(adam.count), int(schedule.count)) == (0, STEP)
+  assert int(state.opt_states["templates"][0].count) == STEP
+
+
+def test_an_unknown_optimiser_is_mentioned(content, tmp_path):
+  content["optimizerX_state_dict"] = {"state": {}, "param_groups": []}
+  assert "optimizerX: not used" in importing(content, tmp_path)
+
+
+def test_a_file_of_half_precision_is_widened(content, tmp_path):
+  model = content["model_state_dict"]
+  half = {k: v.astype(np.float16) for k, v in model.items() if v.dtype == np.float32}
+  importing(content | {"model_state_dict": model | half}, tmp_path)
+  kernel = runs.load(tmp_path / "run").state.params["generator"]["output"]["conv"]
+  assert kernel["bias"].dtype == np.float32
+  np.testing.assert_array_equal(kernel["bias"], half["module.netG.decoder.4.bias"])
+
+
+def test_export_of_a_gesture_model_as_pose_vae_is_refused(folder, tmp_path):
+  with pytest.raises(UserError, match="holds no pose VAE"):
+    convert.export_checkpoint(
+      folder / "s2g", tmp_path / "a.pth", pose_vae=folder / "sdt_bp"
+    )
+
+
+# Against torch itself.
+
+
+def test_torchs_own_adam_is_taken_over_and_given_back(tmp_path):
+  torch = pytest.importorskip("torch")
+  config = small_config("sdt_bp")
+  content = original.from_state(random_state(config), config, EPOCH)
+  model = {k: torch.tensor(v) for k, v in content["model_state_dict"].items()}
+  weights = [
+    v.requires_grad_() for k, v in model.items() if k.startswith("module.netG.")
+  ]
+  adam = torch.optim.Adam(weights, lr=1e-4)
+  for _ in range(2):
+    adam.zero_grad()
+    sum((w**3).sum() for w in weights).backward()
+    adam.step()
+  content |= {"model_state_dict": model, "optimizerG_state_dict": adam.state_dict()}
+  del content["optimizerClipCode_state_dict"]  # holds NumPy arrays
+  torch.save(content, tmp_path / "a.pth")
+  convert.import_checkpoint(tmp_path / "a.pth", "oliver", tmp_path / "run")
+
+  (ours, _) = runs.load(tmp_path / "run").state.opt_states["generator"]
+  assert int(ours.count) == 2
+  moments = names.from_flax({"params": ours.mu}, names.GENERATOR)
+  for array, weight in zip(moments.values(), weights, strict=True):
+    np.testing.assert_array_equal(array, adam.state[weight]["exp_avg"].numpy())
+
+  convert.export_checkpoint(tmp_path / "run", tmp_path / "b.pth")
+  back = torch.load(tmp_path / "b.pth", weights_only=True)["optimizerG_state_dict"]
+  again = torch.optim.Adam([w.detach().clone().requires_grad_() for w in weights])
+  again.load_state_dict(back)
+  for old, new in zip(weights, again.param_groups[0]["params"], strict=True):
+    for key, value in adam.state[old].items():
+      assert torch.equal(value, again.state[new][key]), key
+  sum((w**3).sum() for w in again.param_groups[0]["params"]).backward()
+  again.step()

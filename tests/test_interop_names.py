@@ -1,0 +1,63 @@
+"""The name table between the original's parameters and ours."""
+
+import json
+
+import golden
+import numpy as np
+import pytest
+
+from sdt_jax.errors import UserError
+from sdt_jax.interop import names
+
+NETWORKS = {
+  "netG.": (names.GENERATOR, "voice2pose_s2g_model"),
+  "netD_pose.": (names.DISCRIMINATOR, "voice2pose_s2g_model"),
+  "pose_encoder.": (names.POSE_ENCODER, "voice2pose_sdt_vae_model"),
+  "ae.": (names.POSE_VAE, "pose2pose"),
+}
+CONV = {
+  "params": {"output": {"conv": {"kernel": np.ones((3, 2, 4)), "bias": np.ones(4)}}}
+}
+TABLE = {"seq.3": "output"}
+
+
+@pytest.mark.parametrize("prefix", NETWORKS)
+def test_the_table_names_everything_in_the_originals_order(prefix):
+  table, manifest = NETWORKS[prefix]
+  content = json.loads((golden.DATA / "state_dict_manifest.json").read_text())
+  theirs = [name for name in content[manifest] if name.startswith(prefix)]
+  assert set(theirs) <= names.known(table, prefix)
+  ours = [prefix + name for name, _ in names._entries(table)]
+  assert [n for n in ours if n in theirs] == [
+    n for n in theirs if "num_batches" not in n
+  ]
+
+
+def test_kernels_are_turned_and_turned_back():
+  kernel = np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
+  state = {"x.seq.3.weight": kernel, "x.seq.3.bias": np.ones(4, np.float32)}
+  variables = names.to_flax(state, TABLE, CONV, "x.")
+  ours = variables["params"]["output"]["conv"]["kernel"]
+  assert ours[2, 1, 3] == kernel[3, 1, 2]
+  back = names.from_flax(variables, TABLE, "x.")
+  assert list(back) == list(state)
+  np.testing.assert_array_equal(back["x.seq.3.weight"], kernel)
+
+
+def test_leftovers_on_both_sides_are_listed_together():
+  state = {"seq.3.weight": np.ones((4, 2, 3)), "seq.9.weight": 0, "seq.8.weight": 0}
+  with pytest.raises(UserError, match=r"lacks seq\.3\.bias; .*seq\.8.weight, seq\.9"):
+    names.to_flax(state, TABLE, CONV)
+
+
+def test_what_the_table_does_not_name_is_listed():
+  target = {"params": CONV["params"] | {"extra": {"kernel": np.ones(3)}}}
+  state = {"seq.3.weight": np.ones((4, 2, 3)), "seq.3.bias": np.ones(4)}
+  with pytest.raises(UserError, match="the table does not name params/extra/kernel"):
+    names.to_flax(state, TABLE, target)
+
+
+def test_another_shape_is_named():
+  state = {"seq.3.weight": np.ones((4, 9, 3)), "seq.3.bias": np.ones(4)}
+  with pytest.raises(UserError, match=r"seq\.3\.weight: shape \(3, 9, 4\)"):
+    names.to_flax(state, TABLE, CONV)
