@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.generator.audio_channels = (12, 24, 48, 96)
   c.template.learning_rate = 1e-2
   c.optimizer.learning_rate = 1e-3
+  c.discriminator.learning_rate = 1e-3
   c.optimizer.milestones = (7, 9)
   c.log.dev_videos = 2
   c.log.train_videos = 0

@@ -1,7 +1,8 @@
 """SDT-VAE: the templates are those that a trained pose VAE gave the training clips.
 
     python train.py --config=configs/pose2pose.py ... --workdir=output/vae
-    python train.py --config=configs/sdt_vae.py ... --config.template.pose_vae=output/vae
+    python train.py --config=configs/sdt_vae.py ... \
+      --config.template.pose_vae=output/vae
 
 with the same `--config.dataset...` fields in both.
 """

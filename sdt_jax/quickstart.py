@@ -31,18 +31,18 @@ def main() -> None:
   )
   _run("Score on clips it has not seen", "eval.py", workdir)
   _run(
-    "Render a speech sample with two templates",
+    "Render a speech sample with three templates",
     "demo.py",
     workdir,
     f"--audio={_SPEECH.relative_to(_ROOT)}",
     f"--output_dir={demo}",
-    "--num_samples=2",
+    "--num_samples=3",
   )
   scores = sorted((_ROOT / _WORKDIR).glob("eval_dev_*.json"))[-1].relative_to(_ROOT)
   print(f"\nDone in {time.perf_counter() - start:.0f} s. Have a look at")
-  for i in range(2):
-    print(f"  {demo}/sample_speech_{i}.mp4   video {i + 1}, with sound")
-    print(f"  {demo}/sample_speech_{i}.png   film strip")
+  print(f"  {demo}/sample_speech_0.mp4   (and _1, _2) the video, with sound")
+  print(f"  {demo}/sample_speech_0.png   its film strip")
+  print(f"  {demo}/sample_speech_overview.png   the three templates compared")
   print(f"  {scores}   metrics")
   print(f"  {_WORKDIR}/videos   prediction beside truth during training")
 

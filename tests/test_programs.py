@@ -59,7 +59,9 @@ def test_demo_renders_each_sound_twice(trained, tmp_path):
   assert done.returncode == 0, done.stderr
   names = {p.name for p in tmp_path.iterdir()}
   suffixes = ("mp4", "npz", "png")
-  assert names == {f"sample_speech_{i}.{s}" for i in range(2) for s in suffixes}
+  assert names == {f"sample_speech_{i}.{s}" for i in range(2) for s in suffixes} | {
+    "sample_speech_overview.png"
+  }
   with np.load(tmp_path / "sample_speech_0.npz", allow_pickle=False) as arrays:
     poses, template = arrays["poses_pred_batch"], arrays["template"]
   assert poses.dtype == np.float32

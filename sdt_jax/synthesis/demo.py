@@ -26,7 +26,8 @@ def render_files(
 
   Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch` (1, T, 2, 121)
   final poses, `template` (1, D)) and `<stem>.png` (every 8th frame); the stem gets a
-  number where there are several samples. `exports` are kinds of `export.export`.
+  number where there are several samples, and `<stem>_overview.png` shows them below one
+  another. `exports` are kinds of `export.export`.
 
   Returns:
     The videos.
@@ -39,15 +40,23 @@ def render_files(
   chosen = templates.choose(template, model.bank, num_samples, seed)
   waves = {path: audio_file.load_audio(path) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
-  jobs = [(path, i) for path in sounds for i in range(num_samples)]
   videos = []
-  for path, i in tqdm.tqdm(jobs, desc="rendering", unit="video"):
-    stem = path.stem if num_samples == 1 else f"{path.stem}_{i}"
-    used = chosen[i]
-    code = "random" if used is None else used.code
-    poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
-    videos.append(_write(output_dir / stem, poses_px, waves[path], used))
-    export.export(exports, output_dir / stem, poses_px)
+  progress = tqdm.tqdm(total=len(sounds) * num_samples, desc="rendering", unit="video")
+  for path in sounds:
+    renderings = []
+    for i, used in enumerate(chosen):
+      stem = output_dir / (path.stem if num_samples == 1 else f"{path.stem}_{i}")
+      code = "random" if used is None else used.code
+      poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
+      videos.append(_write(stem, poses_px, waves[path], used))
+      export.export(exports, stem, poses_px)
+      renderings.append(poses_px)
+      progress.update()
+    if num_samples > 1:
+      labels = ["no template" if t is None else f"template {t.name}" for t in chosen]
+      overview = render.motion_overview(renderings, labels)
+      render.write_png(output_dir / f"{path.stem}_overview.png", overview)
+  progress.close()
   return videos
 
 

@@ -1,0 +1,249 @@
+"""Evaluation of trained runs: which templates, which rows, which numbers."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from sdt_jax import audio
+from sdt_jax.data import pipeline
+from sdt_jax.errors import UserError
+from sdt_jax.evaluation import run as evaluation
+from sdt_jax.evaluation import scoring, template_source
+from sdt_jax.evaluation.loop import Evaluator, draw_templates
+from sdt_jax.synthesis import samples
+from sdt_jax.training import experiments, loop, runs, voice2pose
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+def _train(path, data_dir, **fields):
+  config = tiny.config(data_dir, num_epochs=1, **fields)
+  config.log.video_every_epochs = 0
+  loop.train(config, path, samples.Gallery)
+  return path
+
+
+@pytest.fixture(scope="module")
+def sdt(tmp_path_factory, data_dir):
+  return _train(tmp_path_factory.mktemp("sdt") / "w", data_dir)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory, data_dir):
+  path = tmp_path_factory.mktemp("vae") / "w"
+  fields = {"checkpoint.best_metric": "l1"}
+  return _train(path, data_dir, experiment="pose2pose", **fields)
+
+
+@pytest.fixture(scope="module")
+def s2g(tmp_path_factory, data_dir):
+  fields = {
+    "template.kind": "none",
+    "generator.norm": "bn",
+    "pose.hierarchical": False,
+    "discriminator.weight": 0.1,
+  }
+  return _train(tmp_path_factory.mktemp("s2g") / "w", data_dir, **fields)
+
+
+def _dev(run):
+  built = experiments.build_data(run.config)
+  hierarchical = run.config.pose.hierarchical
+  return pipeline.open_split(
+    built.sources["dev"], run.speaker, hierarchical=hierarchical
+  )
+
+
+def _truth_px(run):
+  return evaluation.clips_px(run, _dev(run), np.arange(5))
+
+
+def test_eight_devices_predict_like_one(sdt):
+  run = runs.load(sdt)
+  split = _dev(run)
+  templates = draw_templates(run.state, len(split), seed=0)
+  evaluator = Evaluator(
+    run.experiment, run.speaker.table(True), hierarchical=True, batch_size=8
+  )
+  assert jax.device_count() == 8
+  batch = split.read(np.arange(len(split)))
+  poses = voice2pose.predict(
+    run.experiment,
+    jax.device_put(run.state, jax.devices()[0]),
+    audio.mel_spectrogram(batch["audio"]),
+    templates,
+    audio.CLIP_FRAMES,
+  )
+  one = evaluation.pose.to_final(np.asarray(poses), run.speaker.table(True), True)
+  many = evaluator.predict(run.state, split, templates)
+  np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-2)  # pixels
+  scores = evaluator.scores(run.state, split, templates)
+  alone = scoring.in_chunks(jax.jit(scoring.metrics.per_clip), one, _truth_px(run))
+  for name, values in alone.items():
+    np.testing.assert_allclose(scores[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
+  run, pose_vae = runs.load(sdt), runs.load(vae)
+  truth_px = _truth_px(run)
+  clips = scoring.Clips(
+    truth_px,
+    _dev(run).read(np.arange(5))["audio"],
+    np.ones(4),
+    run.speaker.table(True),
+    hierarchical=True,
+  )
+  scorer = scoring.Scorer(clips, pose_vae)
+  assert scorer.score(truth_px)["ftd"].value == pytest.approx(0, abs=1e-4)
+  noise = np.random.default_rng(0).standard_normal(truth_px.shape)
+  values = [scorer.score(truth_px + s * noise)["ftd"].value for s in (5, 20, 80)]
+  assert 0 < values[0] < values[1] < values[2]
+
+
+def test_ftd_sees_the_same_truth_through_plain_and_hierarchical_models(sdt, s2g, vae):
+  pose_vae = runs.load(vae)
+  features = []
+  for path in (sdt, s2g):
+    run = runs.load(path)
+    table = run.speaker.table(run.config.pose.hierarchical)
+    encode = scoring.encoder(pose_vae, table.scale_factor)
+    features.append(encode(_truth_px(run))[0])
+  np.testing.assert_allclose(*features, rtol=1e-3, atol=1e-4)
+
+
+def _result(path, options):
+  return json.loads(evaluation.evaluate_run(path, options).read_text())
+
+
+def test_a_pose_vae_adds_ftd_and_the_references_stand_beside(sdt, vae):
+  result = _result(sdt, evaluation.Options(pose_vae=str(vae)))
+  assert result["metrics"]["ftd"]["value"] > 0
+  rows = result["references"]
+  # Five clips of one performance overlap: no "truth of another".
+  assert set(rows) == {"truth", "mean pose", "retrieval"}
+  assert rows["truth"]["l2"]["value"] == 0
+  assert rows["truth"]["ftd"]["value"] == pytest.approx(0, abs=1e-4)
+  assert rows["mean pose"]["jerk"]["value"] == 0
+  assert rows["mean pose"]["bc_ha2g"]["value"] is None
+
+
+def test_without_a_pose_vae_the_way_to_one_is_told(sdt, capsys):
+  result = _result(sdt, evaluation.Options())
+  assert "ftd" not in result["metrics"]
+  assert "configs/pose2pose.py" in capsys.readouterr().out
+
+
+def test_a_pose_vae_is_scored_by_its_own_features(vae):
+  assert "ftd" in _result(vae, evaluation.Options())["metrics"]
+
+
+def test_several_renderings_have_a_spread(sdt):
+  spread = _result(sdt, evaluation.Options(num_samples=3))["renderings"]
+  assert spread["l2"]["min"] < spread["l2"]["mean"] < spread["l2"]["max"]
+  assert spread["diversity_samples"]["mean"] > 0
+
+
+def test_renderings_of_a_model_without_templates_are_the_same(s2g):
+  spread = _result(s2g, evaluation.Options(num_samples=2))["renderings"]
+  assert spread["l2"]["min"] == pytest.approx(spread["l2"]["max"])
+  assert spread["diversity_samples"]["mean"] == pytest.approx(0, abs=1e-3)
+
+
+def test_videos_and_poses_are_kept_on_request(sdt):
+  options = evaluation.Options(save_videos=1, save_npz=True, num_samples=2)
+  file = evaluation.evaluate_run(sdt, options, samples.write_sample)
+  folder = file.with_suffix("")
+  assert {p.name for p in folder.iterdir()} == {
+    "clip0000_0.mp4",
+    "clip0000_1.mp4",
+    "poses.npz",
+  }
+  with np.load(folder / "poses.npz", allow_pickle=False) as arrays:
+    assert arrays["poses_pred_batch"].shape == (10, 64, 2, 121)
+    assert arrays["poses_gt_batch"].shape == (5, 64, 2, 121)
+
+
+@pytest.mark.parametrize("spec", ["random", "normal", "encoder", "3"])
+def test_templates_come_from_where_they_are_asked_for(sdt, vae, spec):
+  run, pose_vae = runs.load(sdt), runs.load(vae)
+  truth_px = _truth_px(run)
+  first, second = template_source.choose(run, spec, 2, 0, truth_px, pose_vae)
+  assert first.shape == second.shape == (5, 4)
+  again = template_source.choose(run, spec, 1, 0, truth_px, pose_vae)[0]
+  np.testing.assert_array_equal(first, again)
+  if spec in ("random", "normal"):
+    assert np.abs(first - second).max() > 0
+  if spec == "3":
+    bank = np.asarray(run.state.templates())
+    np.testing.assert_array_equal(first, np.repeat(bank[3:4], 5, axis=0))
+
+
+@pytest.mark.parametrize(
+  ("change", "complaint"),
+  [
+    ({"split": "test"}, "--split=test"),
+    ({"template": "20"}, "0 to 19"),
+    ({"template": "-1"}, "--template=-1"),
+    ({"template": "encoder"}, "--template=encoder"),
+    ({"num_samples": 0}, "--num_samples=0"),
+    ({"step": "3"}, "--step=3"),
+    ({"pose_vae": "/none"}, "/none"),
+  ],
+)
+def test_bad_options_are_named(sdt, change, complaint):
+  options = dataclasses.replace(evaluation.Options(), **change)
+  with pytest.raises(UserError, match=complaint):
+    evaluation.evaluate_run(sdt, options)
+
+
+def test_a_gesture_model_is_no_pose_vae(sdt, s2g, data_dir, tmp_path):
+  with pytest.raises(UserError, match="not a pose VAE"):
+    evaluation.evaluate_run(sdt, evaluation.Options(pose_vae=str(s2g)))
+  fields = {"template.kind": "vae", "template.pose_vae": str(s2g)}
+  with pytest.raises(UserError, match="not a pose VAE"):
+    _train(tmp_path / "w", data_dir, **fields)
+
+
+def test_sdt_vae_has_the_templates_of_its_vae(vae, data_dir, tmp_path):
+  fields = {"template.kind": "vae", "template.pose_vae": str(vae)}
+  path = _train(tmp_path / "w", data_dir, **fields)
+  bank = runs.load(vae).state.bank["mean"]
+  assert np.abs(bank).max() > 0
+  np.testing.assert_array_equal(runs.load(path).state.templates(), bank)
+  assert "ftd" in _result(path, evaluation.Options())["metrics"]
+
+
+def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
+  fields = {"template.kind": "vae", "template.pose_vae": str(vae)}
+  with pytest.raises(UserError, match="other clips"):
+    _train(tmp_path / "w", data_dir, **fields, **{"dataset.speaker": "bob"})
+  with pytest.raises(UserError, match="pose_vae is not set"):
+    _train(tmp_path / "v", data_dir, **{"template.kind": "vae"})
+
+
+def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_path):
+  fields = {
+    "template.kind": "none",
+    "generator.norm": "bn",
+    "pose.hierarchical": False,
+  }
+  config = tiny.config(data_dir, num_epochs=1, **fields)
+  with pytest.raises(UserError, match=r"discriminator.*pretrained_partial"):
+    loop.train(config, tmp_path / "w", samples.Gallery, pretrained=str(s2g))
+  config.pretrained_partial = True
+  config.optimizer.learning_rate = 1e-12
+  loop.train(config, tmp_path / "w", samples.Gallery, pretrained=str(s2g))
+  ours, theirs = runs.load(tmp_path / "w").state, runs.load(s2g).state
+  assert set(ours.params) == {"generator"}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8),
+    ours.params["generator"],
+    theirs.params["generator"],
+  )
