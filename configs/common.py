@@ -66,7 +66,11 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_epochs = 1
+  c.checkpoint.every_steps = 0  # besides; 0: at the end of epochs alone
   c.checkpoint.keep_latest = 2
   c.checkpoint.keep_best = 1
   c.checkpoint.best_metric = "lip_sync"  # of the dev split, lowest is best
+
+  c.debug = ml_collections.ConfigDict()
+  c.debug.nans = False  # True: slow, but names the operation that makes a NaN
   return c

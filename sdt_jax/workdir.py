@@ -9,8 +9,13 @@ videos/         sample videos
 events.*        TensorBoard
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import pathlib
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -25,7 +30,7 @@ CONFIG, SPEAKER, CLIPS, METRICS = (
   "clips.txt",
   "metrics.jsonl",
 )
-CHECKPOINTS, VIDEOS = "checkpoints", "videos"
+CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 
 # Fields that say how long or with what a run goes on, not what it is.
 _MAY_CHANGE = (
@@ -37,6 +42,7 @@ _MAY_CHANGE = (
   "dataset.num_threads",
   "log",
   "checkpoint",
+  "debug",
 )
 
 
@@ -44,6 +50,31 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file as a whole; see `files.replacing`."""
   with files.replacing(path) as temporary:
     temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Keeps a second training out of a workdir while this one goes on.
+
+  The lock belongs to the open file, so it ends with the process, however that ends.
+
+  Raises:
+    UserError: another process holds it, or the folder cannot be written.
+  """
+  files.check_writable(path, "--workdir")
+  with (path / LOCK).open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      owner = file.read().strip() or "another process"
+      raise UserError(
+        f"{path}: {owner} is training there; wait for it or give another --workdir"
+      ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    yield
 
 
 def create(

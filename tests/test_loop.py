@@ -1,6 +1,8 @@
 """A whole training run, and what its workdir is good for afterwards."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -48,6 +50,10 @@ def _lines(path):
   return [json.loads(line) for line in (path / workdir.METRICS).open()]
 
 
+def _timeless(path):
+  return [{k: v for k, v in x.items() if k != "clips_per_s"} for x in _lines(path)]
+
+
 def _equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -75,11 +81,7 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(trained, data_dir, tm
   loop.train(tiny.config(data_dir, num_epochs=1), tmp_path / "w", _NoGallery)
   loop.train(tiny.config(data_dir), tmp_path / "w", _NoGallery)
   _equal(runs.load(tmp_path / "w").state, runs.load(trained).state)
-  timeless = [
-    [{k: v for k, v in x.items() if k != "clips_per_s"} for x in _lines(path)]
-    for path in (tmp_path / "w", trained)
-  ]
-  assert timeless[0] == timeless[1]
+  assert _timeless(tmp_path / "w") == _timeless(trained)
 
 
 def test_a_finished_run_is_left_as_it_is(trained, data_dir):
@@ -206,3 +208,44 @@ def test_a_truncated_last_line_of_metrics_is_dropped(trained, data_dir):
   (trained / workdir.METRICS).write_text(whole + '{"step": 5, "ep')
   loop.train(tiny.config(data_dir), trained, _NoGallery)
   assert (trained / workdir.METRICS).read_text() == whole
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
+  trained, data_dir, tmp_path
+):
+  config = tiny.config(data_dir, **{"log.every_steps": 3})
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  loop.train(config, whole, _NoGallery)
+
+  class StopsAfterTheFirstStep(_NoGallery):
+    def __init__(self, *args):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  for _ in range(4):  # a step of each, all in the middle of an epoch or a log line
+    loop.train(config, parts, StopsAfterTheFirstStep)
+  assert runs.load(parts).step == 4
+  _equal(runs.load(parts).state, runs.load(whole).state)
+  assert _timeless(parts) == _timeless(whole)
+
+
+def test_two_trainings_in_one_workdir(trained, data_dir):
+  with (
+    workdir.locked(trained),
+    pytest.raises(UserError, match=f"process {os.getpid()} on .* is training there"),
+  ):
+    loop.train(tiny.config(data_dir, num_epochs=3), trained, _NoGallery)
+
+
+def test_a_loss_that_is_not_finite_names_step_term_and_clips(data_dir, tmp_path):
+  config = tiny.config(data_dir)
+  config.optimizer.learning_rate = 1e30
+  with pytest.raises(UserError, match=r"step \d: \w+ is (nan|inf).*ada/") as e:
+    loop.train(config, tmp_path / "w", _NoGallery)
+  assert "\n" not in str(e.value)
+
+
+def test_checkpoints_by_steps(data_dir, tmp_path):
+  config = tiny.config(data_dir, num_epochs=1, **{"checkpoint.every_steps": 1})
+  loop.train(config, tmp_path / "w", _NoGallery)
+  steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
+  assert {"1", "2"} <= steps

@@ -4,8 +4,10 @@ A checkpoint holds the whole `TrainState` and a small JSON beside it (epoch, cli
 epoch). The latest ones and the best ones are kept.
 """
 
+import contextlib
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -68,12 +70,17 @@ class Checkpoints:
   def save(
     self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]
   ) -> None:
-    """Saves in the background; a save that is under way is waited for first."""
+    """Saves in the background; a save that is under way is waited for first.
+
+    Raises:
+      UserError: this checkpoint, or the one before, cannot be written.
+    """
     step = int(state.step)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
     )
-    self._manager.save(step, args=args, metrics=metrics, force=True)
+    with self._told():
+      self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def find(self, which: str) -> int:
     """The step that "latest", "best" or a number stands for.
@@ -122,9 +129,26 @@ class Checkpoints:
       ) from e
 
   def close(self) -> None:
-    """Waits for the save that is under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for the save that is under way.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with self._told():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    """Whatever Orbax and its storage raise when a disk is full or read-only."""
+    try:
+      yield
+    except Exception as e:
+      reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+      raise UserError(
+        f"{self._path}: a checkpoint cannot be written ({reason}); the ones before it "
+        "are intact: make room, then give the same command to go on"
+      ) from e
 
 
 def exists(path: pathlib.Path) -> bool:

@@ -1,10 +1,12 @@
 """A training run from the data to the last checkpoint."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -13,8 +15,8 @@ from sdt_jax.config import Config
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation.loop import Evaluator, draw_templates
-from sdt_jax.training import checkpoints, experiments, parallel, runs
-from sdt_jax.training.logs import RunLog
+from sdt_jax.training import checkpoints, experiments, interrupts, parallel, runs
+from sdt_jax.training.logs import NonFiniteError, RunLog
 from sdt_jax.training.train_state import TrainState
 from sdt_jax.training.voice2pose import Voice2Pose
 
@@ -47,6 +49,21 @@ class Gallery(Protocol):
 MakeGallery = Callable[[pathlib.Path, SummaryWriter, bool], Gallery]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """What a run needs besides its state."""
+
+  config: Config
+  speaker: speakers.Speaker
+  train: pipeline.Split
+  dev: pipeline.Split
+  experiment: experiments.Experiment
+  evaluator: Evaluator
+  steps_per_epoch: int
+  total_steps: int
+  resumed: bool
+
+
 def train(
   config: Config,
   path: pathlib.Path,
@@ -66,26 +83,37 @@ def train(
     UserError: a field, the data or the workdir does not fit.
   """
   job = _prepare(config, path)
+  # Whatever can be wrong is found before anything is written.
+  fresh = None if job.resumed else _fresh_state(job, pretrained)
+  with workdir.locked(path), interrupts.catch() as stop:
+    _run(job, path, make_gallery, fresh, stop)
+
+
+def _run(
+  job: _Job,
+  path: pathlib.Path,
+  make_gallery: MakeGallery,
+  fresh: TrainState | None,
+  stop: interrupts.StopRequest,
+) -> None:
+  """The loop, from the first state of this process to the last."""
+  config = job.config
+  workdir.create(path, config, job.speaker, _clip_ids(job.train))
   saved = checkpoints.Checkpoints(
     path / workdir.CHECKPOINTS,
     config.checkpoint.best_metric,
     config.checkpoint.keep_latest,
     config.checkpoint.keep_best,
   )
-  state, start = _first_state(job, saved, pretrained)
+  state, start, pending = (fresh, 0, []) if fresh else _restore(job, saved)
   train_step = parallel.map_step(
     experiments.train_step(job.experiment), config.parallel
   )
-  batches = pipeline.train_batches(
-    job.train,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    start_step=start,
-    num_threads=config.dataset.num_threads,
-  )
+  batches = _batches(job, start)
   log = RunLog(
     path,
     start_step=start,
+    pending=pending,
     total_steps=job.total_steps,
     steps_per_epoch=job.steps_per_epoch,
     every_steps=config.log.every_steps,
@@ -94,37 +122,32 @@ def train(
   gallery = make_gallery(
     path / workdir.VIDEOS, log.tensorboard, config.log.tensorboard_videos
   )
-  for step in range(start + 1, job.total_steps + 1):
-    state, metrics = train_step(state, parallel.split(next(batches)))
-    log.train_step(step, metrics)
-    epoch, is_end = divmod(step, job.steps_per_epoch)
-    if is_end == 0:
-      scores = _validate(job, state, log, step)
-      if epoch % config.checkpoint.every_epochs == 0 or step == job.total_steps:
-        saved.save(state, {"epoch": epoch, "num_clips": len(job.train)}, scores)
-      _show(job, state, epoch, step, gallery)
-  saved.close()
-  gallery.close()
-  log.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-  """What a run needs besides its state."""
-
-  config: Config
-  speaker: speakers.Speaker
-  train: pipeline.Split
-  dev: pipeline.Split
-  experiment: experiments.Experiment
-  evaluator: Evaluator
-  steps_per_epoch: int
-  total_steps: int
+  try:
+    for step in range(start + 1, job.total_steps + 1):
+      state, metrics = train_step(state, parallel.split(next(batches)))
+      log.train_step(step, metrics)
+      is_epoch = step % job.steps_per_epoch == 0
+      scores = _validate(job, state, log, step) if is_epoch else {}
+      if _save_is_due(job, step) or stop.requested:
+        saved.save(state, _meta(job, step, log.pending()), scores)
+      if is_epoch:
+        _show(job, state, step, gallery)
+      if stop.requested:
+        log.say(f"stopped after step {step}; the same command goes on from there")
+        break
+  except NonFiniteError as e:
+    raise UserError(_explain(job, e, saved.latest_step())) from e
+  finally:
+    saved.close()
+    gallery.close()
+    log.close()
 
 
 def _prepare(config: Config, path: pathlib.Path) -> _Job:
   """Checks everything that can be wrong before the first step, and opens the data."""
   experiments.check(config)
+  if config.debug.nans:
+    jax.config.update("jax_debug_nans", True)
   parallel.check_batch_size(config.batch_size)
   resumed = checkpoints.exists(path / workdir.CHECKPOINTS)
   if resumed:
@@ -150,7 +173,6 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
       f"{len(train)} clips; give a smaller one"
     )
   _check_best_metric(config)
-  workdir.create(path, config, speaker, _clip_ids(train))
   steps_per_epoch = len(train) // config.batch_size
   experiment = experiments.build(config, steps_per_epoch)
   evaluator = Evaluator(
@@ -169,6 +191,7 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
     evaluator,
     steps_per_epoch,
     config.num_epochs * steps_per_epoch,
+    resumed,
   )
 
 
@@ -185,26 +208,73 @@ def _clip_ids(split: pipeline.Split) -> list[str]:
   return [split.clip_id(row) for row in range(len(split))]
 
 
-def _first_state(
-  job: _Job, saved: checkpoints.Checkpoints, pretrained: str | None
-) -> tuple[TrainState, int]:
-  """The state to go on from, and how many steps it has done."""
+def _fresh_state(job: _Job, pretrained: str | None) -> TrainState:
+  """The state of a new run."""
   state = experiments.init(job.experiment, job.config.seed, len(job.train))
-  step = saved.latest_step()
-  if step is not None:
-    known = saved.meta(step)["num_clips"]
-    if known and known != len(job.train):  # 0: imported without its clips
-      raise UserError(
-        f"the train split has {len(job.train)} clips, that of the run to resume had "
-        f"{known}; restore the data or give another --workdir"
-      )
-    return saved.restore(step, parallel.replicate(state)), step
   if isinstance(job.experiment, Voice2Pose) and job.experiment.template == "vae":
     bank = runs.template_bank(job.config.template.pose_vae, _clip_ids(job.train))
     state = state.replace(bank={"mean": bank})
   if pretrained:
     state = runs.take_weights(state, pretrained, job.config.pretrained_partial)
-  return parallel.replicate(state), 0
+  return parallel.replicate(state)
+
+
+def _restore(
+  job: _Job, saved: checkpoints.Checkpoints
+) -> tuple[TrainState, int, list[dict[str, float]]]:
+  """The state to go on from, the steps it has done, and what the log had pending."""
+  step = int(saved.find("latest"))
+  meta = saved.meta(step)
+  known = meta["num_clips"]
+  if known and known != len(job.train):  # 0: imported without its clips
+    raise UserError(
+      f"the train split has {len(job.train)} clips, that of the run to resume had "
+      f"{known}; restore the data or give another --workdir"
+    )
+  init = functools.partial(
+    experiments.init, job.experiment, job.config.seed, len(job.train)
+  )
+  state = saved.restore(step, parallel.replicated_shapes(init))
+  return state, step, meta.get("pending", [])
+
+
+def _batches(job: _Job, start: int) -> Iterator[pipeline.Batch]:
+  """The batches of the steps after `start`."""
+  return pipeline.train_batches(
+    job.train,
+    batch_size=job.config.batch_size,
+    seed=job.config.seed,
+    start_step=start,
+    num_threads=job.config.dataset.num_threads,
+  )
+
+
+def _save_is_due(job: _Job, step: int) -> bool:
+  every_steps = job.config.checkpoint.every_steps
+  if every_steps and step % every_steps == 0:
+    return True
+  epochs, rest = divmod(step, job.steps_per_epoch)
+  is_due = rest == 0 and epochs % job.config.checkpoint.every_epochs == 0
+  return is_due or step == job.total_steps
+
+
+def _meta(job: _Job, step: int, pending: list[dict[str, float]]) -> dict[str, Any]:
+  return {
+    "epoch": step // job.steps_per_epoch,
+    "num_clips": len(job.train),
+    "pending": pending,
+  }
+
+
+def _explain(job: _Job, error: NonFiniteError, last_good: int | None) -> str:
+  rows = next(_batches(job, error.step - 1))["index"]
+  clips = ", ".join(job.train.clip_id(row) for row in rows)
+  kept = "no checkpoint yet" if last_good is None else f"step {last_good} is kept"
+  return (
+    f"{error}, training stops ({kept}); try a lower "
+    "config.optimizer.learning_rate, or config.debug.nans=True to find the operation; "
+    f"clips of the step: {clips}"
+  )
 
 
 def _validate(job: _Job, state: TrainState, log: RunLog, step: int) -> dict[str, float]:
@@ -216,10 +286,9 @@ def _validate(job: _Job, state: TrainState, log: RunLog, step: int) -> dict[str,
   return means
 
 
-def _show(
-  job: _Job, state: TrainState, epoch: int, step: int, gallery: Gallery
-) -> None:
+def _show(job: _Job, state: TrainState, step: int, gallery: Gallery) -> None:
   """Pictures of the epochs that the config names: first clips, map of the templates."""
+  epoch = step // job.steps_per_epoch
   every = job.config.log.video_every_epochs
   if not every or epoch % every:
     return

@@ -81,9 +81,9 @@ def train_step(
     return loss, (terms | {"loss": loss}, codes, updated["batch_stats"])
 
   grads, (metrics, codes, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-  state = train_state.apply_gradients(
-    state, jax.lax.pmean(grads, AXIS), model.optimizers
-  )
+  grads = jax.lax.pmean(grads, AXIS)
+  metrics["grad_norm"] = optax.tree.norm(grads)
+  state = train_state.apply_gradients(state, grads, model.optimizers)
   state = state.replace(
     step=state.step + 1,
     batch_stats={"vae": stats},

@@ -107,9 +107,9 @@ def train_step(
     return loss, (terms | {"loss": loss}, poses, updated.get("batch_stats", {}))
 
   grads, (metrics, poses, stats) = jax.grad(loss_fn, has_aux=True)(trained)
-  new_state = train_state.apply_gradients(
-    state, jax.lax.pmean(grads, AXIS), model.optimizers
-  )
+  grads = jax.lax.pmean(grads, AXIS)
+  metrics["grad_norm"] = optax.tree.norm(grads)
+  new_state = train_state.apply_gradients(state, grads, model.optimizers)
   new_state = new_state.replace(
     step=state.step + 1, batch_stats=state.batch_stats | {"generator": stats}
   )
