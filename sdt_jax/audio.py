@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
+from jaxtyping import Float
 
 SAMPLE_RATE = 16_000
 FPS = 15
@@ -69,7 +70,9 @@ def _window() -> np.ndarray:
   return np.pad(window, side).astype(np.float32)
 
 
-def mel_spectrogram(audio: jax.Array) -> jax.Array:
+def mel_spectrogram(
+  audio: Float[np.ndarray | jax.Array, "*batch samples"],
+) -> Float[jax.Array, "*batch 80 frames"]:
   """Power mel spectrogram.
 
   Args:

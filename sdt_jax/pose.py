@@ -12,14 +12,22 @@ and gives back the same kind.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import jax
 import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
-Array = Any  # a NumPy or a JAX array
+if TYPE_CHECKING:
+  # What goes in, NumPy or JAX, comes out.
+  Poses: TypeAlias = Any
+  Keypoints: TypeAlias = Any
+else:
+  Poses = Float[np.ndarray | jax.Array, "*batch 2 121"]
+  Keypoints = Shaped[np.ndarray | jax.Array, "..."]  # checked by hand, for users
 
 _NUM_137 = len(kp.KEYPOINTS_137)
 
@@ -46,7 +54,7 @@ class PoseTable:
   scale_factor: float
 
 
-def from_keypoints_137(keypoints: Array) -> Array:
+def from_keypoints_137(keypoints: Keypoints) -> Poses:
   """Upper-body pose relative to the neck.
 
   Args:
@@ -66,28 +74,28 @@ def from_keypoints_137(keypoints: Array) -> Array:
   return xy[..., kp.FROM_137] - xy[..., kp.NECK_137, None]
 
 
-def to_hierarchical(poses_px: Array) -> Array:
+def to_hierarchical(poses_px: Poses) -> Poses:
   """Global -> hierarchical; inverse of `to_global`. Any (..., 2, 121)."""
   return poses_px - _HAS_PARENT * poses_px[..., _PARENT]
 
 
-def to_global(hierarchical: Array) -> Array:
+def to_global(hierarchical: Poses) -> Poses:
   """Hierarchical -> global; inverse of `to_hierarchical`. Any (..., 2, 121)."""
   # A parent is never a child, so its own coordinates are already global.
   return hierarchical + _HAS_PARENT * hierarchical[..., _PARENT]
 
 
-def normalize(poses: Array, table: PoseTable) -> Array:
+def normalize(poses: Poses, table: PoseTable) -> Poses:
   """(..., 2, 121) pixels -> zero mean, unit std; inverse of `denormalize`."""
   return (poses - table.mean) / table.std
 
 
-def denormalize(poses_norm: Array, table: PoseTable) -> Array:
+def denormalize(poses_norm: Poses, table: PoseTable) -> Poses:
   """Inverse of `normalize`. Any (..., 2, 121)."""
   return poses_norm * table.std + table.mean
 
 
-def to_final(poses_norm: Array, table: PoseTable, hierarchical: bool) -> Array:
+def to_final(poses_norm: Poses, table: PoseTable, hierarchical: bool) -> Poses:
   """What a model predicts -> final poses in pixels of the common speaker size.
 
   Args:
@@ -101,11 +109,13 @@ def to_final(poses_norm: Array, table: PoseTable, hierarchical: bool) -> Array:
   return poses * table.scale_factor
 
 
-def to_form(poses_px: Array, hierarchical: bool) -> Array:
+def to_form(poses_px: Poses, hierarchical: bool) -> Poses:
   """(..., 2, 121) global poses in the form that an experiment trains on."""
   return to_hierarchical(poses_px) if hierarchical else poses_px
 
 
-def detected_with_parent(detected: np.ndarray) -> np.ndarray:
+def detected_with_parent(
+  detected: Bool[np.ndarray, "*batch 121"],
+) -> Bool[np.ndarray, "*batch 121"]:
   """(..., 121) bool: of the points whose hierarchical coordinates are meaningful."""
   return detected & detected[..., _PARENT]

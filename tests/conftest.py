@@ -10,6 +10,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib
 
+import jaxtyping
+
+# Annotated shapes are checked in every call that a test makes.
+jaxtyping.install_import_hook(
+  ["sdt_jax.pose", "sdt_jax.audio", "sdt_jax.training.losses"],
+  "beartype.beartype",
+)
+
 import jax
 import librosa
 import numpy as np

@@ -6,14 +6,21 @@ for `template_kl`, which needs the templates of the whole batch.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+Array = jax.Array | np.ndarray
+Scalar = Float[Array, ""]
+Poses = Float[Array, "batch frames 2 121"]
+Codes = Float[Array, "batch size"]
 
 
-def l1(poses_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
+def l1(poses_norm: Poses, truth_norm: Poses) -> Scalar:
   """Mean absolute error of normalised poses."""
   return jnp.mean(jnp.abs(poses_norm - truth_norm))
 
 
-def template_kl(templates: jax.Array) -> jax.Array:
+def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:
   """KL divergence of the batch of templates to N(0, I) (paper, eq. 4).
 
   A Gaussian is fitted to each dimension (unbiased variance); the mean over dimensions
@@ -33,11 +40,11 @@ def template_kl(templates: jax.Array) -> jax.Array:
   return jnp.where(degenerate, 0.0, kl)
 
 
-def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+def gaussian_kl(mean: Codes, log_var: Codes) -> Scalar:
   """KL of N(mean, exp(log_var)) to N(0, I), mean over batch and dimensions."""
   return 0.5 * jnp.mean(jnp.exp(log_var) + jnp.square(mean) - 1 - log_var)
 
 
-def least_squares(score: jax.Array, target: float) -> jax.Array:
+def least_squares(score: Float[Array, "batch time"], target: float) -> Scalar:
   """Least-squares GAN: mean of (score - target)^2 over clips and time."""
   return jnp.mean(jnp.square(score - target))
