@@ -3,15 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart report test test-all lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.quickstart
 
+# The ladder of experiments on the synthetic speaker: docs/report is what it wrote.
+report: $(VENV)/installed
+	$(BIN)/python -m sdt_jax.evaluation.report --config=configs/quick.py
+
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
 
-# With the slow ones; `.ci/run` calls this.
+# With the slow ones.
 test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 -m ""
 

@@ -25,7 +25,7 @@ _TEMPLATE = flags.DEFINE_string(
   "template", "random", "random, INDEX, INDEX:INDEX (a blend) or FILE.npz."
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each sound.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random templates.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the random templates.", lower_bound=0)
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker whose body to move; default: the trained one."
 )

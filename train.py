@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdt_jax import cli
-from sdt_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
@@ -27,17 +26,15 @@ flags.mark_flag_as_required("config")  # DEFINE_config_file has no `required`
 
 
 def main() -> None:
-  config_file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-  if not config_file.is_file():  # ml_collections fails only when a field is read
-    raise UserError(f"--config={config_file}: no such file; try configs/quick.py")
+  config_file = cli.config_file()
 
   # Imported late: flags are checked before JAX starts.
   from sdt_jax.synthesis import samples
   from sdt_jax.training import loop
 
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir(config_file.stem))
-  loop.train(_CONFIG.value, workdir, samples.Gallery, _PRETRAINED.value)
-  print(f"trained: {workdir}")
+  if loop.train(_CONFIG.value, workdir, samples.Gallery, _PRETRAINED.value):
+    print(f"trained: {workdir}")
 
 
 def _default_workdir(name: str) -> str:

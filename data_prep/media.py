@@ -246,7 +246,7 @@ def write_canvas_video(
     The times.
   """
   times = []
-  with av.open(str(path), "w", format="mp4") as container:
+  with av.open(str(path.absolute()), "w", format="mp4") as container:
     stream = container.add_stream(
       "libx264", options={"crf": "16", "preset": "veryfast"}
     )

@@ -51,6 +51,8 @@ class Options:
       raise UserError(f"--videos={self.videos}: no such folder")
     if self.keypoints == "openpose" and self.openpose_dir is None:
       raise UserError("--keypoints=openpose needs --openpose_dir=DIR, the JSON folders")
+    if self.keypoints != "openpose" and self.openpose_dir is not None:
+      raise UserError(f"--openpose_dir={self.openpose_dir}: add --keypoints=openpose")
     if self.workers < 1:
       raise UserError(f"--workers={self.workers}: at least 1 is needed")
 
@@ -73,7 +75,7 @@ def _define_flags() -> None:
   flags.DEFINE_enum(
     "split_by", "time", SPLITS, "Dev is one end of each video, or whole videos."
   )
-  flags.DEFINE_integer("seed", 0, "Seed of the split.")
+  flags.DEFINE_integer("seed", 0, "Seed of the split.", lower_bound=0)
   flags.DEFINE_integer(
     "workers", max(1, (os.cpu_count() or 1) // 2), "Videos worked on at a time."
   )

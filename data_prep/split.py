@@ -39,10 +39,11 @@ def _one_video(video: str, starts: list[int], seed: int) -> dict[int, str]:
   # By name, so that another video more does not move the others' splits.
   dev_is_last = np.random.default_rng([seed, zlib.crc32(video.encode())]).random() < 0.5
   ordered = starts if dev_is_last else starts[::-1]
-  for count in range(max(1, round(DEV_SHARE * len(starts))), 0, -1):
-    dev = ordered[-count:]
-    train = [s for s in ordered if abs(s - dev[0]) >= audio.CLIP_FRAMES]
-    train = [s for s in train if s not in dev]
+  wanted = min(len(starts), max(1, round(DEV_SHARE * len(starts))))
+  for count in range(wanted, 0, -1):
+    dev = set(ordered[-count:])
+    border = ordered[-count]  # the window of dev that is nearest to train
+    train = {s for s in starts if abs(s - border) >= audio.CLIP_FRAMES} - dev
     if train:
       return {
         s: "dev" if s in dev else "train" if s in train else "idle" for s in starts

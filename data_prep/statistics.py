@@ -7,6 +7,8 @@ out; on complete data it is the plain mean and std over all frames of all clips.
 
 import json
 
+import tqdm
+
 from data_prep import workspace
 from data_prep.options import Options, command
 from sdt_jax import speakers
@@ -24,7 +26,8 @@ def run(options: Options) -> None:
     UserError: the split was not made, or a keypoint is never detected.
   """
   statistics = RunningStatistics()
-  for row in pack.read_index(options.root, options.speaker).rows["train"]:
+  rows = pack.read_index(options.root, options.speaker).rows["train"]
+  for row in tqdm.tqdm(rows, desc="statistics", unit="clip"):
     clip = pack.read_clip(row.path, row.clip_id)
     statistics.add(clip.poses_px, clip.detected)
   speaker = statistics.speaker(options.speaker)

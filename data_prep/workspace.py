@@ -248,6 +248,7 @@ def run_stage(stage: VideoStage, options: Options) -> None:
         elif error:
           raise error
     except BaseException:
+      bar.stop()
       pool.shutdown(cancel_futures=True)
       raise
   _handle_refusals(stage.name, options, errors)
@@ -273,6 +274,11 @@ class _Bar:
       bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
     )
     self._lock = threading.Lock()
+    self._stopped = False
+
+  def stop(self) -> None:
+    """Ends the jobs when they next tell their progress: threads cannot be killed."""
+    self._stopped = True
 
   def __enter__(self):
     return self
@@ -286,6 +292,8 @@ class _Bar:
 
     def progress(share: float) -> None:
       nonlocal done
+      if self._stopped:
+        raise RuntimeError("another video failed, or the user stopped the run")
       with self._lock:
         step = max(0.0, share * seconds - done)
         done += step

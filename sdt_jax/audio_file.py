@@ -1,7 +1,8 @@
 """Sound files, lists and folders of them -> 16 kHz mono.
 
-PyAV decodes, here and nowhere else: any container and sample format, the first sound
-track of a video too. Channels are averaged; FFmpeg's own downmix is louder by sqrt(2).
+PyAV decodes, in this package here alone: any container and sample format, the first
+sound track of a video too. Channels are averaged; FFmpeg's own downmix is louder by
+sqrt(2).
 """
 
 import os

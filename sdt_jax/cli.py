@@ -2,12 +2,14 @@
 
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
+from ml_collections import config_flags
 
 from sdt_jax.errors import UserError
 
@@ -60,6 +62,18 @@ def _call(main: Callable[[], Any], argv: Sequence[str]) -> None:
     _stop(str(e))
   except KeyboardInterrupt:
     sys.exit(130)
+
+
+def config_file() -> pathlib.Path:
+  """The file that the flag --config names.
+
+  Raises:
+    UserError: there is none; ml_collections fails only when a field is read.
+  """
+  path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  if not path.is_file():
+    raise UserError(f"--config={path}: no such file; take one of those in configs/")
+  return path
 
 
 def _stop(message: str) -> NoReturn:

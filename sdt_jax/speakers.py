@@ -47,8 +47,8 @@ class Speaker:
       return self.hierarchical
     if self.global_ is None:
       raise UserError(
-        f"speaker {self.name}: no published statistics of global poses; "
-        "use hierarchical poses or statistics made from the data"
+        f"speaker {self.name}: no published statistics of global poses; use "
+        "hierarchical poses, or train with --config.dataset.statistics=pack"
       )
     return self.global_
 
@@ -119,7 +119,7 @@ def _table_from_json(table: Any, where: str) -> PoseTable:
       for k in ("mean", "std")
     )
     scale_factor = float(table["scale_factor"])
-  except (KeyError, TypeError, ValueError) as e:
+  except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError(
       f"{where}: expected mean and std of {2 * kp.NUM_KEYPOINTS} numbers and a "
       f"scale_factor ({type(e).__name__}: {e})"

@@ -102,6 +102,34 @@ def read_clips(path: pathlib.Path) -> list[str]:
     raise UserError(f"{path / CLIPS}: cannot be read ({e.strerror})") from e
 
 
+def unnamed_clips(speaker: str, count: int) -> list[str]:
+  """Stands in for the names that a checkpoint of the original does not tell."""
+  return [f"{speaker}: training clip {i}" for i in range(count)]
+
+
+def check_clips(path: pathlib.Path, clip_ids: list[str]) -> None:
+  """Checks that a run was trained on these clips, as far as it knows their names.
+
+  Raises:
+    UserError: it was trained on others, or on the same in another order.
+  """
+  known = read_clips(path)
+  if not known:  # imported, and without templates
+    return
+  if len(known) != len(clip_ids):
+    raise UserError(
+      f"the train split has {len(clip_ids)} clips, that of the run in {path} had "
+      f"{len(known)}; restore the data or give another folder"
+    )
+  if known in (clip_ids, unnamed_clips(read_speaker(path).name, len(known))):
+    return
+  row = next(i for i, clip in enumerate(clip_ids) if clip != known[i])
+  raise UserError(
+    f"training clip {row} is {clip_ids[row]}, that of the run in {path} was "
+    f"{known[row]}; restore the data or give another folder"
+  )
+
+
 def read_config(path: pathlib.Path) -> Config:
   """The config of a run.
 
@@ -144,7 +172,7 @@ def _read_json(path: pathlib.Path) -> Any:
 
 def check_same(path: pathlib.Path, config: Config) -> None:
   """Raises a UserError that lists what differs from the config of the run in `path`."""
-  old, new = _flatten(read_config(path)), _flatten(json.loads(config.to_json()))
+  old, new = flatten(read_config(path)), flatten(json.loads(config.to_json()))
   changed = [
     f"{name} ({old.get(name)!r} -> {new.get(name)!r})"
     for name in sorted(old.keys() | new.keys())
@@ -161,11 +189,12 @@ def _may_change(name: str) -> bool:
   return any(name == field or name.startswith(field + ".") for field in _MAY_CHANGE)
 
 
-def _flatten(fields, prefix: str = "") -> dict[str, Any]:
+def flatten(fields: Any, prefix: str = "") -> dict[str, Any]:
+  """Fields of a config, or of its JSON, by dotted name; tuples become lists."""
   flat = {}
   for name, value in fields.items():
     if isinstance(value, dict | ml_collections.ConfigDict):
-      flat |= _flatten(value, f"{prefix}{name}.")
+      flat |= flatten(value, f"{prefix}{name}.")
     else:
       flat[prefix + name] = list(value) if isinstance(value, tuple) else value
   return flat

@@ -303,7 +303,10 @@ def test_the_programs_import_train_on_render_and_export(content, tmp_path):
   ("flags", "line"),
   [
     ([], "{path}: is a folder, expected a torch checkpoint (.pth)"),
-    (["--config=none.py"], "--config=none.py: no such file; leave it out"),
+    (
+      ["--config=none.py"],
+      "--config=none.py: no such file; take one of those in configs/",
+    ),
   ],
 )
 def test_a_mistake_ends_with_one_line(tmp_path, flags, line):

@@ -89,10 +89,14 @@ class Evaluator:
     rows: Sequence[int],
     templates: np.ndarray | None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true final poses (n, 64, 2, 121) of these rows, n <= batch size."""
-    padded = np.resize(np.asarray(rows), self._batch_size)
-    outputs = parallel.fetch(self._run(state, split.read(padded), templates))
-    return outputs["poses_px"][: len(rows)], outputs["truth_px"][: len(rows)]
+    """Predicted and true final poses (n, 64, 2, 121) of these n rows."""
+    parts = []
+    for start in range(0, len(rows), self._batch_size):
+      padded = np.resize(rows[start : start + self._batch_size], self._batch_size)
+      outputs = self._run(state, split.read(padded), templates)
+      parts.append(parallel.fetch((outputs["poses_px"], outputs["truth_px"])))
+    poses_px, truth_px = zip(*parts, strict=True)
+    return np.concatenate(poses_px)[: len(rows)], np.concatenate(truth_px)[: len(rows)]
 
   def _run(self, state, batch: Arrays, templates: np.ndarray | None):
     if templates is not None:

@@ -116,23 +116,6 @@ def _row_of_clips(rng: np.random.Generator, places: Places) -> tuple[np.ndarray,
   return order, reach
 
 
-def nearest_by_sound(
-  audio: np.ndarray, train_audio: np.ndarray, train_poses_px: np.ndarray
-) -> np.ndarray:
-  """The motion of the training clip that sounds most like each clip.
-
-  Args:
-    audio: (N, samples) 16 kHz.
-    train_audio: (M, samples) of the training split; may be a memory map.
-    train_poses_px: (M, T, 2, 121) final poses; may be a memory map.
-
-  Returns:
-    (N, T, 2, 121). A clip of the training split finds itself.
-  """
-  nearest = nearest_features(sound_features(audio), sound_features(train_audio))
-  return train_poses_px[nearest]
-
-
 def sound_features(audio: np.ndarray) -> np.ndarray:
   """(N, samples) 16 kHz -> (N, 1280) float32: log mel at 16 points over the clip."""
   chunks = range(0, len(audio), _AUDIO_CHUNK)

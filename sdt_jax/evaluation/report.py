@@ -1,11 +1,11 @@
 """Trains and scores the ladder of experiments, and writes one report of it.
 
-    python -m sdt_jax.evaluation.report --config=configs/quick.py --output_dir=DIR \
-      [--seeds=N]
+    python -m sdt_jax.evaluation.report --config=configs/quick.py \
+      [--output_dir=output/report] [--seeds=N]
 
 The config gives the data set, the sizes and the budget; each row of the ladder changes
-in it what its own experiment file changes. What is already trained and scored in DIR is
-not done again.
+in it what its own experiment file changes. What is already trained and scored in the
+folder is not done again.
 """
 
 import copy
@@ -13,13 +13,12 @@ import importlib
 import json
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import matplotlib
-import ml_collections
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -28,18 +27,19 @@ import sdt_jax
 from configs import common
 from sdt_jax import audio_file, cli, files, workdir
 from sdt_jax.config import Config
+from sdt_jax.errors import UserError
 from sdt_jax.evaluation import probe
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.synthesis import render, samples
-from sdt_jax.training import experiments, loop, runs
+from sdt_jax.training import experiments, loop, parallel, runs
 
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data set, sizes, budget.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Of the report.", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Of the report.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row.", lower_bound=1)
 
 _SPEECH = pathlib.Path(sdt_jax.__file__).parent / "assets" / "sample_speech.flac"
 
@@ -87,21 +87,13 @@ LADDER = (
 def row_config(base: Config, row: Row, seed: int) -> Config:
   """`base` with what the row's experiment file changes in the common config."""
   config = copy.deepcopy(base)  # ConfigDict(base) would share the inner dicts
-  default = _flat(common.get_config())
-  own = _flat(importlib.import_module(f"configs.{row.experiment}").get_config())
+  default = workdir.flatten(common.get_config())
+  own = workdir.flatten(
+    importlib.import_module(f"configs.{row.experiment}").get_config()
+  )
   changed = {name: value for name, value in own.items() if value != default[name]}
   config.update_from_flattened_dict(changed | row.changes | {"seed": seed})
   return config
-
-
-def _flat(config: Config) -> dict[str, Any]:
-  flat = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      flat |= {f"{name}.{k}": v for k, v in _flat(value).items()}
-    else:
-      flat[name] = value
-  return flat
 
 
 class Result(NamedTuple):
@@ -136,13 +128,15 @@ def _train_and_score(
 ) -> tuple[dict[str, Any], float]:
   """Eval JSON and training seconds, from last time if that was complete."""
   done = path / "report_row.json"
-  if done.exists():
+  # A run may be resumed for more epochs; then its scores are not those of the row.
+  if done.exists() and workdir.read_config(path).num_epochs == config.num_epochs:
     workdir.check_same(path, config)
     stored = json.loads(done.read_text())
     return stored["scores"], stored["seconds"]
   print(f"\n== {path.name}", flush=True)
   start = time.perf_counter()
-  loop.train(config, path, samples.Gallery)
+  if not loop.train(config, path, samples.Gallery):
+    raise UserError("stopped; the same command goes on from there")
   seconds = time.perf_counter() - start
   scores = json.loads(evaluation.evaluate_run(path, options).read_text())
   workdir.write_text(done, json.dumps({"scores": scores, "seconds": seconds}))
@@ -170,16 +164,14 @@ def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> N
     "## One sound, rendered by each row\n\n![film strips](strips.png)",
     "## Settings and timings",
     _timing_table(results),
-    f"Python {platform.python_version()}, JAX {jax.__version__}, "
-    f"{jax.device_count()} {jax.devices()[0].platform} device(s).",
+    f"Python {platform.python_version()}, {parallel.describe()}.",
     "```json\n" + base.to_json_best_effort(indent=1) + "\n```",
   ]
   workdir.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
 
 
 def _command_line() -> str:
-  name = config_flags.get_config_filename(flags.FLAGS["config"])
-  return f"--config={name} --output_dir={_OUTPUT_DIR.value} --seeds={_SEEDS.value}"
+  return " ".join(sys.argv[1:])
 
 
 def _score_table(ladder: list[Result]) -> str:
@@ -305,6 +297,7 @@ def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
 
 
 def main() -> None:
+  cli.config_file()
   folder = pathlib.Path(_OUTPUT_DIR.value)
   files.check_writable(folder, "--output_dir")
   results = list(train_ladder(_CONFIG.value, folder, _SEEDS.value))

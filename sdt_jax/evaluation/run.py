@@ -131,16 +131,24 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
   path = options.pose_vae or run.config.template.pose_vae
   if not path:
     return None
+  if options.pose_vae is None and not pathlib.Path(path).is_dir():
+    print(f"the pose VAE that the templates came from is not in {path} any more")
+    return None
   pose_vae = runs.load(path)
   if not isinstance(pose_vae.experiment, Pose2Pose):
     raise UserError(f"--pose_vae={path}: not a pose VAE; give a pose2pose workdir")
+  if pose_vae.speaker.name != run.speaker.name:
+    raise UserError(
+      f"--pose_vae={path}: of speaker {pose_vae.speaker.name}, the run is of "
+      f"{run.speaker.name}; give one of the same speaker"
+    )
   return pose_vae
 
 
 def clips_px(run: Run, split: pipeline.Split, rows: np.ndarray) -> np.ndarray:
   """True final poses (n, T, 2, 121) of clips, in the size of the run's speaker."""
   hierarchical = run.config.pose.hierarchical
-  poses = split.read(rows)["poses"]
+  poses = np.concatenate([split.read(part)["poses"] for part in _chunks(rows)])
   return pose.to_final(poses, run.speaker.table(hierarchical), hierarchical)
 
 
@@ -195,12 +203,16 @@ def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
   return references.Places(videos, starts, [s + num_frames for s in starts])
 
 
-def _sound_features(split: pipeline.Split, chunk: int = 64) -> np.ndarray:
-  rows = np.arange(len(split))
-  parts = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+def _sound_features(split: pipeline.Split) -> np.ndarray:
+  parts = _chunks(np.arange(len(split)))
   return np.concatenate(
     [references.sound_features(split.read(part)["audio"]) for part in parts]
   )
+
+
+def _chunks(rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
+  """The rows in parts: a clip's sound takes four times the memory of its poses."""
+  return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:

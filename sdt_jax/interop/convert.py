@@ -137,7 +137,7 @@ def _clip_ids(dataset: Config, state: TrainState) -> list[str]:
   templates = state.templates()
   if not dataset.root:
     count = 0 if templates is None else len(templates)
-    return [f"{dataset.speaker}: training clip {i}" for i in range(count)]
+    return workdir.unnamed_clips(dataset.speaker, count)
   rows = pack.read_index(dataset.root, dataset.speaker).rows["train"]
   if templates is not None and len(rows) != len(templates):
     raise UserError(

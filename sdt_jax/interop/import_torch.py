@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdt_jax import cli
-from sdt_jax.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth file.", required=True)
 _SPEAKER = flags.DEFINE_string(
@@ -29,7 +28,8 @@ _POSE_VAE = flags.DEFINE_string(
 
 
 def main() -> None:
-  _check_config_file()
+  if flags.FLAGS["config"].present:
+    cli.config_file()
 
   from sdt_jax.interop import convert
 
@@ -42,15 +42,6 @@ def main() -> None:
   )
   print("\n".join(notes))
   print(f"imported: {_WORKDIR.value}")
-
-
-def _check_config_file() -> None:
-  flag = flags.FLAGS["config"]
-  if not flag.present:
-    return
-  file = config_flags.get_config_filename(flag)
-  if not pathlib.Path(file).is_file():  # else an error only when a field is read
-    raise UserError(f"--config={file}: no such file; leave it out")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class ConvBlock(nn.Module):
       strides=(self.stride,) * spatial,
       padding=[(self.padding, self.padding)] * spatial,
       use_bias=False,
-      kernel_init=nn.initializers.kaiming_normal(),
+      kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
       name="conv",
     )(x)
     if self.norm == "bn":

@@ -38,14 +38,15 @@ def render_files(
   if num_samples < 1:
     raise UserError(f"--num_samples={num_samples}: give at least 1")
   chosen = templates.choose(template, model.bank, num_samples, seed)
+  stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
+  _check_sounds_stay(stems)
   waves = {path: audio_file.load_audio(path) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
   videos = []
   progress = tqdm.tqdm(total=len(sounds) * num_samples, desc="rendering", unit="video")
   for path in sounds:
     renderings = []
-    for i, used in enumerate(chosen):
-      stem = output_dir / (path.stem if num_samples == 1 else f"{path.stem}_{i}")
+    for stem, used in zip(stems[path], chosen, strict=True):
       code = "random" if used is None else used.code
       poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
       videos.append(_write(stem, poses_px, waves[path], used))
@@ -58,6 +59,27 @@ def render_files(
       render.write_png(output_dir / f"{path.stem}_overview.png", overview)
   progress.close()
   return videos
+
+
+def _stems(
+  output_dir: pathlib.Path, sound: pathlib.Path, count: int
+) -> list[pathlib.Path]:
+  """Paths of the renderings of a sound, without their endings."""
+  if count == 1:
+    return [output_dir / sound.stem]
+  return [output_dir / f"{sound.stem}_{i}" for i in range(count)]
+
+
+def _check_sounds_stay(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
+  """Raises a UserError if a video would take the place of one that gives the sound."""
+  sounds = {sound.resolve() for sound in stems}
+  for stem in (stem for of_sound in stems.values() for stem in of_sound):
+    video_path = stem.with_name(f"{stem.name}.mp4")
+    if video_path.resolve() in sounds:
+      raise UserError(
+        f"--output_dir={stem.parent}: {video_path.name} there is one of the sounds and "
+        "would be overwritten; choose another folder"
+      )
 
 
 def _write(

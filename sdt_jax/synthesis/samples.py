@@ -26,7 +26,7 @@ _BOARD_SIZE = (480, 135)  # of videos in TensorBoard, which keeps them as GIF
 
 def write_sample(folder: pathlib.Path, sample: Sample) -> None:
   """Writes `<folder>/<sample.name>.mp4`: prediction beside truth, with sound."""
-  folder.mkdir(parents=True, exist_ok=True)
+  files.check_writable(folder, "videos")
   frames = render.side_by_side_frames(sample.poses_px, sample.truth_px)
   video.write_video(folder / f"{sample.name}.mp4", frames, audio=sample.audio)
 

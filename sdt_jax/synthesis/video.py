@@ -60,7 +60,8 @@ def write_video(
   """
   path = pathlib.Path(path)
   with _user_errors(path):
-    beside = tempfile.TemporaryDirectory(prefix=".video-", dir=path.parent)
+    # Absolute: FFmpeg takes "10:30/talk.mp4" for a protocol and "-out/..." for a flag.
+    beside = tempfile.TemporaryDirectory(prefix=".video-", dir=path.absolute().parent)
   with beside as folder:
     video, count = _encode(folder, frames, fps, preset, path)
     with _user_errors(path):

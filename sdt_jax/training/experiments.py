@@ -54,6 +54,14 @@ def check(config: Config) -> None:
     value = _field(config, name)
     if not value > 0:
       raise UserError(f"config.{name} is {value!r}; expected a positive number")
+  if config.batch_size < 2:
+    raise UserError("config.batch_size is 1; statistics over the batch need 2 or more")
+  if not 0 <= config.seed < 2**32:
+    raise UserError(f"config.seed is {config.seed}; expected 0 to {2**32 - 1}")
+  if config.dataset.num_threads < 0:
+    raise UserError(
+      f"config.dataset.num_threads is {config.dataset.num_threads}; expected 0 or more"
+    )
   if config.template.frame_wise and config.template.kind != "bp":
     raise UserError(
       f"config.template.frame_wise is for templates of kind 'bp', not "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from sdt_jax import speakers, workdir
@@ -69,7 +70,7 @@ def train(
   path: pathlib.Path,
   make_gallery: MakeGallery,
   pretrained: str | None = None,
-) -> None:
+) -> bool:
   """Trains; resumes the run in `path` if there is one.
 
   Args:
@@ -79,6 +80,9 @@ def train(
       gets the videos, too.
     pretrained: workdir of a run whose weights to start from.
 
+  Returns:
+    Whether it came to its end; False if it was asked to stop before.
+
   Raises:
     UserError: a field, the data or the workdir does not fit.
   """
@@ -86,7 +90,7 @@ def train(
   # Whatever can be wrong is found before anything is written.
   fresh = None if job.resumed else _fresh_state(job, pretrained)
   with workdir.locked(path), interrupts.catch() as stop:
-    _run(job, path, make_gallery, fresh, stop)
+    return _run(job, path, make_gallery, fresh, stop)
 
 
 def _run(
@@ -95,8 +99,8 @@ def _run(
   make_gallery: MakeGallery,
   fresh: TrainState | None,
   stop: interrupts.StopRequest,
-) -> None:
-  """The loop, from the first state of this process to the last."""
+) -> bool:
+  """The loop, from the first state of this process to the last; see `train`."""
   config = job.config
   workdir.create(path, config, job.speaker, _clip_ids(job.train))
   saved = checkpoints.Checkpoints(
@@ -122,6 +126,11 @@ def _run(
   gallery = make_gallery(
     path / workdir.VIDEOS, log.tensorboard, config.log.tensorboard_videos
   )
+  counts = {
+    name: f"{parameter_overview.count_parameters(params):,}"
+    for name, params in state.params.items()
+  }
+  log.say(f"parameters: {counts}")
   try:
     for step in range(start + 1, job.total_steps + 1):
       state, metrics = train_step(state, parallel.split(next(batches)))
@@ -134,13 +143,14 @@ def _run(
         _show(job, state, step, gallery)
       if stop.requested:
         log.say(f"stopped after step {step}; the same command goes on from there")
-        break
+        return step == job.total_steps
   except NonFiniteError as e:
     raise UserError(_explain(job, e, saved.latest_step())) from e
   finally:
     saved.close()
     gallery.close()
     log.close()
+  return True
 
 
 def _prepare(config: Config, path: pathlib.Path) -> _Job:
@@ -173,6 +183,8 @@ def _prepare(config: Config, path: pathlib.Path) -> _Job:
       f"{len(train)} clips; give a smaller one"
     )
   _check_best_metric(config)
+  if resumed:  # templates belong to clips by row
+    workdir.check_clips(path, _clip_ids(train))
   steps_per_epoch = len(train) // config.batch_size
   experiment = experiments.build(config, steps_per_epoch)
   evaluator = Evaluator(
@@ -225,12 +237,6 @@ def _restore(
   """The state to go on from, the steps it has done, and what the log had pending."""
   step = int(saved.find("latest"))
   meta = saved.meta(step)
-  known = meta["num_clips"]
-  if known and known != len(job.train):  # 0: imported without its clips
-    raise UserError(
-      f"the train split has {len(job.train)} clips, that of the run to resume had "
-      f"{known}; restore the data or give another --workdir"
-    )
   init = functools.partial(
     experiments.init, job.experiment, job.config.seed, len(job.train)
   )
@@ -301,7 +307,7 @@ def _show(job: _Job, state: TrainState, step: int, gallery: Gallery) -> None:
     ("train", job.train, job.config.log.train_videos, bank),
     ("dev", job.dev, job.config.log.dev_videos, drawn),
   ):
-    rows = range(min(count, len(split), job.config.batch_size))
+    rows = range(min(count, len(split)))
     if not rows:
       continue
     poses_px, truth_px = job.evaluator.poses(state, split, rows, templates)

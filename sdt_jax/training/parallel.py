@@ -35,6 +35,12 @@ def check_batch_size(batch_size: int) -> None:
     )
 
 
+def describe() -> str:
+  """Such as "JAX 0.10.2 on 8 cpu device(s)"."""
+  platform = jax.devices()[0].platform
+  return f"JAX {jax.__version__} on {jax.device_count()} {platform} device(s)"
+
+
 def round_up(batch_size: int) -> int:
   """The next batch size that can be split over all devices."""
   devices = jax.device_count()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 from typing import Any
 
@@ -15,6 +16,8 @@ from sdt_jax.training import experiments, parallel
 from sdt_jax.training.checkpoints import Checkpoints
 from sdt_jax.training.pose2pose import Pose2Pose
 from sdt_jax.training.train_state import TrainState
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +92,13 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
       f"config.template.pose_vae={path}: not a pose VAE; give the workdir of a "
       "configs/pose2pose.py run"
     )
-  if workdir.read_clips(pathlib.Path(path)) != clip_ids:
+  try:
+    workdir.check_clips(pathlib.Path(path), clip_ids)
+  except UserError as e:
     raise UserError(
       f"config.template.pose_vae={path}: was trained on other clips; train it on the "
-      "same data"
-    )
+      f"same data ({e})"
+    ) from e
   return run.state.bank["mean"]
 
 
@@ -117,6 +122,11 @@ def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
       f"--pretrained={path}: lacks {sorted(ours - theirs)}, has besides "
       f"{sorted(theirs - ours)}; --config.pretrained_partial=True takes what is common"
     )
+  if not ours & theirs:
+    raise UserError(
+      f"--pretrained={path}: has {', '.join(sorted(theirs))}, none of "
+      f"{', '.join(sorted(ours))}; give a run of the same kind"
+    )
   params, batch_stats = dict(state.params), dict(state.batch_stats)
   for name in sorted(ours & theirs):
     _check_shapes(state.network(name), source.network(name), f"{path}: {name}")
@@ -124,6 +134,8 @@ def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
   mine, other = state.params.get("templates"), source.params.get("templates")
   if mine is not None and other is not None and mine.shape == other.shape:
     params["templates"] = other
+  elif mine is not None or other is not None:
+    _log.info("--pretrained=%s: the templates are not taken over", path)
   return state.replace(params=params, batch_stats=batch_stats)
 
 
