@@ -1,6 +1,9 @@
-"""A small SDT-BP for a first look: minutes on two CPU cores.
+"""A small SDT-BP for a first look.
 
-python train.py --config=configs/quick.py
+    python train.py --config=configs/quick.py
+
+3.5 minutes on two CPU cores. Scores to expect on dev: lip-sync error 0.06, L1 0.90, FTD
+4.5 by the pose VAE of the same size (docs/report).
 """
 
 import ml_collections

@@ -2,6 +2,9 @@
 
     python train.py --config=configs/s2g.py --config.dataset.name=speech2gesture \
       --config.dataset.root=DATA --config.dataset.speaker=oliver
+
+The paper states for Oliver: L2 53.5, lip-sync error 0.23, FTD 8.30. It has not been run
+on that data here.
 """
 
 import ml_collections

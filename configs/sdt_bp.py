@@ -2,6 +2,9 @@
 
     python train.py --config=configs/sdt_bp.py --config.dataset.name=speech2gesture \
       --config.dataset.root=DATA --config.dataset.speaker=oliver
+
+The paper states for Oliver: L2 50.6, lip-sync error 0.17, FTD 1.26. It has not been run
+on that data here; on two CPU cores it trains 5 clips/s.
 """
 
 import ml_collections

@@ -5,6 +5,9 @@
       --config.template.pose_vae=output/vae
 
 with the same `--config.dataset...` fields in both.
+
+The paper states for Oliver: L2 62.4, lip-sync error 0.17, FTD 0.92. It has not been run
+on that data here.
 """
 
 import ml_collections

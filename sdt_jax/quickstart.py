@@ -31,18 +31,18 @@ def main() -> None:
   )
   _run("Score on clips it has not seen", "eval.py", workdir)
   _run(
-    "Render a speech sample with three templates",
+    "Render a speech sample with four templates",
     "demo.py",
     workdir,
     f"--audio={_SPEECH.relative_to(_ROOT)}",
     f"--output_dir={demo}",
-    "--num_samples=3",
+    "--num_samples=4",
   )
   scores = sorted((_ROOT / _WORKDIR).glob("eval_dev_*.json"))[-1].relative_to(_ROOT)
   print(f"\nDone in {time.perf_counter() - start:.0f} s. Have a look at")
-  print(f"  {demo}/sample_speech_0.mp4   (and _1, _2) the video, with sound")
+  print(f"  {demo}/sample_speech_0.mp4   (and _1, _2, _3) the video, with sound")
   print(f"  {demo}/sample_speech_0.png   its film strip")
-  print(f"  {demo}/sample_speech_overview.png   the three templates compared")
+  print(f"  {demo}/sample_speech_overview.png   the four templates compared")
   print(f"  {scores}   metrics")
   print(f"  {_WORKDIR}/videos   prediction beside truth during training")
 
