@@ -127,10 +127,10 @@ def _run(
     path / workdir.VIDEOS, log.tensorboard, config.log.tensorboard_videos
   )
   counts = {
-    name: f"{parameter_overview.count_parameters(params):,}"
+    name: parameter_overview.count_parameters({name: params})
     for name, params in state.params.items()
   }
-  log.say(f"parameters: {counts}")
+  log.say(", ".join(f"{name}: {n:,} parameters" for name, n in counts.items()))
   try:
     for step in range(start + 1, job.total_steps + 1):
       state, metrics = train_step(state, parallel.split(next(batches)))
