@@ -256,12 +256,13 @@ def test_png_round_trip(tmp_path, poses_px):
   assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_png_into_no_folder_is_named(tmp_path):
+def test_png_where_no_folder_can_be_is_named(tmp_path):
+  (tmp_path / "no").touch()
   path = tmp_path / "no" / "a.png"
-  with pytest.raises(UserError) as e:
+  with pytest.raises(UserError, match="cannot be written") as e:
     render.write_png(path, blank(4, 4))
-  assert str(e.value) == f"{path}: cannot be written (No such file or directory)"
-  assert os.listdir(tmp_path) == []
+  assert str(path) in str(e.value)
+  assert os.listdir(tmp_path) == ["no"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
