@@ -236,12 +236,11 @@ def _restore(
 ) -> tuple[TrainState, int, list[dict[str, float]]]:
   """The state to go on from, the steps it has done, and what the log had pending."""
   step = int(saved.find("latest"))
-  meta = saved.meta(step)
   init = functools.partial(
     experiments.init, job.experiment, job.config.seed, len(job.train)
   )
   state = saved.restore(step, parallel.replicated_shapes(init))
-  return state, step, meta.get("pending", [])
+  return state, step, saved.meta(step).get("pending", [])
 
 
 def _batches(job: _Job, start: int) -> Iterator[pipeline.Batch]:
