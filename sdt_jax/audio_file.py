@@ -8,6 +8,7 @@ sqrt(2).
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -29,6 +30,10 @@ _CONTAINERS = "wav,w64,flac,mp3,ogg,aac,aiff,mov,matroska"
 # PyAV counts planes up to a null pointer, and reads foreign memory where more than 7
 # leave none. Damaged AAC may claim dozens of channels.
 _MAX_PLANES = 7
+# Tags need not be Unicode; PyAV 19 takes any and has lost the option.
+_OLD_AV = int(av.__version__.split(".")[0]) < 19
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
+
 _RATES_HZ = (1_000, 1_000_000)  # beyond these a number is no sample rate
 _MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
 
@@ -72,7 +77,7 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
 
 def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
   options = {"format_whitelist": _CONTAINERS}
-  with av.open(file, container_options=options, metadata_errors="replace") as container:
+  with av.open(file, container_options=options, **_LENIENT) as container:
     if not container.streams.audio:
       raise UserError(f"{path}: has no sound track")
     blocks, rates = [], set()
