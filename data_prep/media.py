@@ -88,7 +88,7 @@ def probe(path: pathlib.Path) -> Probe:
     stream = _video_stream(container, path)
     if not container.streams.audio:
       raise UserError(f"{path.name}: has no sound track")
-    first = next(_decoded(container, stream), None)
+    first = next(audio_file.decoded_frames(container, stream), None)
     if first is None:
       raise UserError(f"{path.name}: holds no picture that can be decoded")
     height, width = _upright(first).shape[:2]
@@ -127,20 +127,6 @@ def _duration(container, stream) -> float:
   return (container.duration or 0) / av.time_base
 
 
-def _decoded(container, stream) -> Iterator:
-  """Frames of a stream; what is damaged is skipped, a cut-off file ends early."""
-  packets = container.demux(stream)
-  while True:
-    try:
-      packet = next(packets)
-    except (StopIteration, FFmpegError):
-      return
-    try:
-      yield from packet.decode()
-    except FFmpegError:
-      continue
-
-
 def _upright(frame: av.VideoFrame) -> np.ndarray:
   """(H, W, 3) uint8, turned as players turn it."""
   return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
@@ -155,7 +141,7 @@ def pictures(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
     stream = _video_stream(container, path)
     step = 1 / float(stream.average_rate or 25)
     last = None
-    for frame in _decoded(container, stream):
+    for frame in audio_file.decoded_frames(container, stream):
       time = frame.time
       if time is None:
         time = 0.0 if last is None else last + step
@@ -198,7 +184,9 @@ def sound(path: pathlib.Path, start: float) -> np.ndarray:
       raise UserError(f"{path.name}: has no sound track")
     stream = container.streams.audio[0]
     rate = stream.codec_context.sample_rate
-    blocks = [(f.time, _mono(f)) for f in _decoded(container, stream)]
+    blocks = [
+      (f.time, audio_file.mono(f)) for f in audio_file.decoded_frames(container, stream)
+    ]
   if not blocks or not rate:
     raise UserError(f"{path.name}: holds no sound that can be decoded")
   samples = _in_place(blocks, rate, start)
@@ -224,17 +212,6 @@ def _in_place(
     before = max(0, -place)
     samples[max(0, place) : max(0, place + len(block))] = block[before:]
   return samples
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-  """(samples,) float32 mean of the channels, of any sample format."""
-  samples = frame.to_ndarray()
-  if not frame.format.is_planar:
-    samples = samples.reshape(frame.samples, -1).T
-  if samples.dtype.kind != "f":
-    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    samples = (samples - (half if samples.dtype.kind == "u" else 0.0)) / half
-  return samples.mean(0, dtype=np.float64).astype(np.float32)
 
 
 def write_canvas_video(

@@ -81,8 +81,8 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
     if not container.streams.audio:
       raise UserError(f"{path}: has no sound track")
     blocks, rates = [], set()
-    for frame in _frames(container):
-      blocks.append(_mono(frame))
+    for frame in decoded_frames(container, container.streams.audio[0]):
+      blocks.append(mono(frame))
       rates.add(frame.sample_rate)
   if not blocks:
     raise UserError(f"{path}: holds no sound that can be decoded")
@@ -91,9 +91,9 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
   return np.concatenate(blocks), rates.pop()
 
 
-def _frames(container) -> Iterator[av.AudioFrame]:
-  """Decoded frames of the first sound track; packets that do not decode are skipped."""
-  packets = container.demux(container.streams.audio[0])
+def decoded_frames(container, stream) -> Iterator:
+  """Frames of a stream; what is damaged is skipped, a cut-off file ends early."""
+  packets = container.demux(stream)
   while True:
     try:
       packet = next(packets)
@@ -105,7 +105,7 @@ def _frames(container) -> Iterator[av.AudioFrame]:
       continue
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
+def mono(frame: av.AudioFrame) -> np.ndarray:
   """(samples,) float32: the channels of a frame, scaled to [-1, 1] and averaged."""
   if frame.format.is_planar and frame.layout.nb_channels > _MAX_PLANES:
     (frame,) = av.AudioResampler(frame.format.packed.name).resample(frame)

@@ -1,13 +1,11 @@
 """Whole runs: a checkpoint file of the original -> a workdir, and back."""
 
 import contextlib
-import functools
 import importlib
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
@@ -94,9 +92,9 @@ def _config(content: Original, kind: str, given: Config) -> Config:
   experiments.check(config)
   fields = original.config_fields(content.model, config)
   different = [
-    f"config.{name} is {_field(config, name)!r}, in the file {value!r}"
+    f"config.{name} is {experiments.field(config, name)!r}, in the file {value!r}"
     for name, value in fields.items()
-    if _field(config, name) != value
+    if experiments.field(config, name) != value
   ]
   if given is not None and different:
     raise UserError(
@@ -105,10 +103,6 @@ def _config(content: Original, kind: str, given: Config) -> Config:
     )
   config.update_from_flattened_dict(fields)
   return config
-
-
-def _field(config: Config, name: str) -> Any:
-  return functools.reduce(lambda node, key: node[key], name.split("."), config)
 
 
 def _external_bank(config, checkpoint: pathlib.Path, pose_vae: pathlib.Path | None):

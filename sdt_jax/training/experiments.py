@@ -47,11 +47,11 @@ _POSITIVE = (
 def check(config: Config) -> None:
   """Raises a UserError that names the first field with an impossible value."""
   for name, choices in _CHOICES.items():
-    value = _field(config, name)
+    value = field(config, name)
     if value not in choices:
       raise UserError(f"config.{name} is {value!r}; expected one of {choices}")
   for name in _POSITIVE:
-    value = _field(config, name)
+    value = field(config, name)
     if not value > 0:
       raise UserError(f"config.{name} is {value!r}; expected a positive number")
   if config.batch_size < 2:
@@ -74,7 +74,8 @@ def check(config: Config) -> None:
     )
 
 
-def _field(config: Config, name: str) -> Any:
+def field(config: Config, name: str) -> Any:
+  """A field by its dotted name, such as "generator.norm"."""
   value: Any = config
   for key in name.split("."):
     value = value[key]
