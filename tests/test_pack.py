@@ -176,7 +176,7 @@ def test_bad_file(tmp_path, damage):
       "flipped": bytes(content),
     }
     path.write_bytes(damaged[damage])
-  message = "no file" if damage == "missing" else "not a readable npz"
+  message = "no such file" if damage == "missing" else "not a readable npz"
   with pytest.raises(UserError, match=f"zoe/a: .*{message}"):
     pack.read_clip(path, "zoe/a")
 
@@ -201,7 +201,7 @@ def test_missing_root_and_speaker(tmp_path):
     (b"", "column dataset, pose_fn missing; found: nothing"),
     (b"dataset,clip\ntrain,a.npz\n", "column pose_fn missing; found: dataset, clip"),
     (b"dataset,pose_fn\n", "no row has 'train'"),
-    (b"dataset,pose_fn\nidle,a.npz\n", "no row has 'train' .*; found 'idle'"),
+    (b"dataset,pose_fn\nidle,a.npz\n", "no row has 'train' .*found 'idle'"),
     (b"dataset,pose_fn\ntrain,a.npz\n", "no row has 'dev'"),
     (b"dataset,pose_fn\ntrain\n", "a train row has an empty pose_fn"),
     (b"dataset,pose_fn\n\xff\xfe", "cannot be read as csv"),

@@ -1,10 +1,11 @@
-"""What the data set builders share: the features of a clip, the writing of clips in
-order, the statistics of the train split.
+"""What the data set builders share: the writing of clips in order, joined into
+recordings, and the statistics of the train split.
 
 A data set is a TFDS data set of array_record files, written and read without
 TensorFlow. It keeps the order: the i-th clip of a split is row i for good, because
 learnt templates belong to rows. A build goes to a temporary folder that is renamed at
-the end, so a data set is complete or not there.
+the end, so a data set is complete or not there. Clips are then read from arrays that
+are cut from it once (see `cut`).
 """
 
 import abc
@@ -24,15 +25,16 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module  # pyright: ignore
 
-from sdt_jax import audio, speakers
 from sdt_jax import keypoints as kp
+from sdt_jax import speakers
+from sdt_jax.data import cut, recordings
+from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 SPLITS = ("train", "dev")
 
-Example = dict[str, Any]
 Shard = Callable[[], Iterator[Example | None]]
-"""Gives the examples of one file; None stands for a bad clip that is left out."""
+"""Gives the clips of one file; None stands for a bad clip that is left out."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,24 +44,23 @@ class Built(NamedTuple):
 
   Attributes:
     speaker: the speaker's name.
-    sources: split ("train", "dev") -> its examples by row, as `ClipBuilder` describes
-      them (text as bytes).
+    sources: split ("train", "dev") -> its clips by row.
     statistics: of the poses of the train split.
     num_skipped: bad clips that were left out.
     path: the folder of its files.
   """
 
   speaker: str
-  sources: dict[str, Any]
+  sources: dict[str, cut.Clips]
   statistics: speakers.Speaker
   num_skipped: int
   path: str
 
 
-def tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Tensor:
-  """A feature that is stored as bytes; TFDS's default is 7 times slower to write."""
+def _tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Tensor:
+  """Any number of such values, stored as bytes; TFDS's default is 7 times slower."""
   return tfds.features.Tensor(
-    shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
+    shape=(None, *shape), dtype=dtype, encoding=tfds.features.Encoding.BYTES
   )
 
 
@@ -69,17 +70,17 @@ def folder_name(speaker: str, *parts: object) -> str:
 
 
 class ClipBuilder(tfds.core.ShardBasedBuilder):
-  """Writes the clips of one speaker.
+  """Writes the clips of one speaker, as recordings (see `recordings.join`).
 
   Not a GeneratorBasedBuilder: that one keeps a whole split in memory to sort it, and
   from 1 GB on (3,000 clips) needs TensorFlow.
 
-  Every example has: `audio` (68266,) float32 16 kHz; `poses` (64, 2, 121) float32
-  pixels relative to the neck; `detected` (64, 121) bool; `clip_id` text; `start`
-  int64, first frame in the video, -1 where not known; `video` text, "" likewise.
+  Every clip has: `audio` (68266,) float32 16 kHz; `poses` (64, 2, 121) float32 pixels
+  relative to the neck; `detected` (64, 121) bool; `clip_id` text; `start` int, first
+  frame in the video, -1 where not known; `video` text, "" likewise.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("2.0.0")
 
   @property
   @abc.abstractmethod
@@ -92,25 +93,33 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
 
   @abc.abstractmethod
   def shards(self, split: str) -> list[Shard]:
-    """The examples in order; TFDS holds those of one shard in memory."""
+    """The clips in order. A shard is held in memory, and recordings end with it."""
 
-  def extra_features(self) -> dict[str, Any]:
-    """Features that only this data set has."""
+  def extra_arrays(self) -> cut.Layout:
+    """Arrays with a value for each frame that only this data set has."""
     return {}
 
+  def layout(self) -> cut.Layout:
+    """Of the arrays of its recordings."""
+    return {
+      "audio": ((), np.float32),
+      "poses": ((2, kp.NUM_KEYPOINTS), np.float32),
+      "detected": ((kp.NUM_KEYPOINTS,), np.bool_),
+    } | self.extra_arrays()
+
+  def size(self, split: str) -> cut.Size:
+    """Of a split that is built."""
+    return cut.Size(*cast(dict, self.info.metadata)["sizes"][split])
+
   def _info(self) -> tfds.core.DatasetInfo:
-    frames = audio.CLIP_FRAMES
-    features = {
-      "audio": tensor((audio.num_samples(frames),), np.float32),
-      "poses": tensor((frames, 2, kp.NUM_KEYPOINTS), np.float32),
-      "detected": tensor((frames, kp.NUM_KEYPOINTS), np.bool_),
-      "clip_id": tfds.features.Text(),
-      "start": np.int64,
-      "video": tfds.features.Text(),
-    }
+    arrays = {name: _tensor(*form) for name, form in self.layout().items()}
+    of_clips = {name: _tensor((), np.int64) for name in recordings.OF_CLIPS}
+    text = tfds.features.Text()
     return tfds.core.DatasetInfo(
       builder=self,
-      features=tfds.features.FeaturesDict(features | self.extra_features()),
+      features=tfds.features.FeaturesDict(
+        arrays | of_clips | {"clip_id": tfds.features.Sequence(text), "video": text}
+      ),
       metadata=tfds.core.MetadataDict(),
       disable_shuffling=True,
     )
@@ -119,6 +128,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     total = sum(self.num_clips(split) for split in SPLITS)
     self._statistics = speakers.RunningStatistics()
     self._num_skipped = 0
+    self._sizes: dict[str, cut.Size] = dict.fromkeys(SPLITS, cut.Size())
     with tqdm.tqdm(total=total, desc=f"clips of {self.speaker}", unit="clip") as bar:
       self._bar = bar
       super()._download_and_prepare(*args, **kwargs)
@@ -126,6 +136,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     metadata = cast(dict, self.info.metadata)
     metadata["statistics"] = speakers.to_json(self._statistics.speaker(self.speaker))
     metadata["num_skipped"] = self._num_skipped
+    metadata["sizes"] = self._sizes
 
   def _shard_iterators_per_split(self, dl_manager) -> dict[str, list]:
     del dl_manager  # there is nothing to download
@@ -135,21 +146,26 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     }
 
   def _examples(self, split: str, shard: Shard) -> Iterator[tuple[str, Example]]:
-    for example in shard():
+    for recording in recordings.join(self._good_clips(split, shard)):
+      self._sizes[split] = self._sizes[split].plus(recording)
+      yield recording["clip_id"][0], recording
+
+  def _good_clips(self, split: str, shard: Shard) -> Iterator[Example]:
+    for clip in shard():
       self._bar.update()
-      if example is None:
+      if clip is None:
         self._num_skipped += 1
         continue
       if split == "train":
-        self._statistics.add(example["poses"], example["detected"])
-      yield example["clip_id"], example
+        self._statistics.add(clip["poses"], clip["detected"])
+      yield clip
 
   def _example_writer(self) -> tfds.core.ExampleWriter:
     return _UncompressedWriter(tfds.core.FileFormat.ARRAY_RECORD)
 
   def _check_splits(self) -> None:
     for split in SPLITS:
-      if not self.info.splits[split].num_examples:
+      if not self._sizes[split].clips:
         raise UserError(f"{self.speaker}: no good clip in the {split} split")
 
 
@@ -193,12 +209,19 @@ def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
     _log.warning("%s: %d bad clips left out", builder.speaker, metadata["num_skipped"])
   return Built(
     speaker=builder.speaker,
-    sources={split: cast(Any, builder).as_data_source(split) for split in SPLITS},
+    sources={split: _clips(builder, split) for split in SPLITS},
     statistics=speakers.from_json(
       builder.speaker, metadata["statistics"], os.fspath(builder.data_path)
     ),
     num_skipped=metadata["num_skipped"],
     path=os.fspath(builder.data_path),
+  )
+
+
+def _clips(builder: ClipBuilder, split: str) -> cut.Clips:
+  source = cast(Any, builder).as_data_source(split)
+  return cut.open_or_cut(
+    builder.data_path, split, source, builder.layout(), builder.size(split)
   )
 
 

@@ -12,12 +12,11 @@ import hashlib
 import logging
 import os
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
-from sdt_jax import audio, pose
+from sdt_jax import audio, files, pose
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
@@ -28,6 +27,10 @@ SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
 # Cutting at the frame rate of the video leaves published clips of 67,000 to 68,300
 # samples; outside of this share of 64 frames, sound and pose do not belong together.
 LENGTH_TOLERANCE = 0.05
+
+# What coordinates and sound are given in must be told from their numbers.
+_MAX_PX = 1e6
+_MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
 
 _POSE_SHAPE = (audio.CLIP_FRAMES, 3, len(kp.KEYPOINTS_137))
 
@@ -98,8 +101,8 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
   for split, split_rows in rows.items():
     if not split_rows:
       raise UserError(
-        f"{csv_path}: no row has {split!r} in the column 'dataset'"
-        + (f"; found {', '.join(map(repr, left_out))}" if left_out else "")
+        f"{csv_path}: no row has {split!r} in the column 'dataset'; label some so"
+        + (f" (found {', '.join(map(repr, left_out))})" if left_out else "")
       )
   if left_out:
     _log.info("%s: rows left out by their label: %s", csv_path, left_out)
@@ -119,7 +122,7 @@ def _find_csv(root: pathlib.Path, speaker: str) -> pathlib.Path:
   for name in CSV_NAMES:
     if (root / speaker / name).is_file():
       return root / speaker / name
-  raise UserError(f"{root / speaker}: has neither {' nor '.join(CSV_NAMES)}")
+  raise UserError(f"{root / speaker}: has neither {' nor '.join(CSV_NAMES)}; copy one")
 
 
 def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
@@ -134,7 +137,9 @@ def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
         )
       return list(reader)
   except (OSError, UnicodeDecodeError, csv.Error) as e:
-    raise UserError(f"{path}: cannot be read as csv ({e})") from e
+    raise UserError(
+      f"{path}: cannot be read as csv ({e}); save it as UTF-8 text, or copy it again"
+    ) from e
 
 
 def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
@@ -148,7 +153,7 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
   return Row(
     clip_id=f"{folder.name}/{within.with_suffix('').as_posix().lstrip('/')}",
     path=path,
-    start=int(start) if start.isdecimal() else -1,
+    start=int(start) if start.isdecimal() and len(start) < 10 else -1,
     video=(line.get("video_fn") or line.get("interval_id") or "").strip(),
   )
 
@@ -156,7 +161,8 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
 def _find_clip(folder: pathlib.Path, pose_fn: str) -> pathlib.Path:
   """`pose_fn` may be absolute, or may begin with the speaker's name."""
   paths = [folder / pose_fn, folder.parent / pose_fn]
-  return next((path for path in paths if path.is_file()), paths[0])
+  # `os.path.isfile` is False, too, for what cannot be a name.
+  return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 def _fingerprint(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> str:
@@ -165,7 +171,7 @@ def _fingerprint(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> str:
     try:
       stat = os.stat(row.path)
       digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
-    except OSError:
+    except (OSError, ValueError):
       digest.update(b"missing\n")
   return digest.hexdigest()[:12]
 
@@ -176,34 +182,16 @@ def read_clip(path: pathlib.Path, clip_id: str) -> Clip:
   Raises:
     UserError: the file is missing, no npz, or its arrays are not those of a clip.
   """
-  arrays = _load_npz(path, clip_id)
+  try:
+    arrays = files.read_arrays(path, "pose", "audio")  # `imgs` may be a pickle
+  except UserError as e:
+    raise UserError(f"{clip_id}: {e}") from e
   keypoints = _checked_pose(arrays["pose"], clip_id)
   return Clip(
     audio=_checked_audio(arrays["audio"], clip_id),
     poses_px=pose.from_keypoints_137(keypoints),
     detected=detected_points(keypoints),
   )
-
-
-def _load_npz(path: pathlib.Path, clip_id: str) -> dict[str, np.ndarray]:
-  """`pose` and `audio`, nothing else: `imgs` may be a pickle in published packs."""
-  try:
-    with zipfile.ZipFile(path):  # a lone array or a pickle is not for np.load
-      pass
-    with np.load(path, allow_pickle=False) as npz:
-      missing = {"pose", "audio"} - set(npz.files)
-      if missing:
-        raise UserError(
-          f"{clip_id}: {path} has no {' and no '.join(sorted(missing))}; "
-          f"found: {', '.join(npz.files) or 'nothing'}"
-        )
-      return {key: npz[key] for key in ("pose", "audio")}
-  except UserError:
-    raise
-  except FileNotFoundError as e:
-    raise UserError(f"{clip_id}: no file {path}") from e
-  except Exception as e:  # zipfile, zlib and NumPy have no common one for bad files
-    raise UserError(f"{clip_id}: {path} is not a readable npz ({e})") from e
 
 
 def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
@@ -213,9 +201,13 @@ def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
     )
   if keypoints.dtype.kind not in "fiu":
     raise UserError(f"{clip_id}: pose has type {keypoints.dtype}, expected float32")
-  if not np.isfinite(keypoints).all():
-    raise UserError(f"{clip_id}: pose has values that are not finite")
-  return keypoints.astype(np.float32)
+  with np.errstate(over="ignore"):  # infinite ones are refused here
+    keypoints = keypoints.astype(np.float32)
+  if not (np.abs(keypoints) < _MAX_PX).all():
+    raise UserError(
+      f"{clip_id}: pose has values that are not finite, or beyond a million pixels"
+    )
+  return keypoints
 
 
 def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
@@ -229,11 +221,13 @@ def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
     raise UserError(
       f"{clip_id}: audio has type {samples.dtype}, expected float or signed integers"
     )
-  if not np.isfinite(samples).all():
-    raise UserError(f"{clip_id}: audio has values that are not finite")
   full_scale = -np.iinfo(samples.dtype).min if samples.dtype.kind == "i" else 1
-  in_unit_range = (samples / full_scale).astype(np.float32)
-  return audio.fit_to_frames(in_unit_range, audio.CLIP_FRAMES)
+  in_unit_range = samples / full_scale
+  if not (np.abs(in_unit_range) < _MAX_PEAK).all():
+    raise UserError(
+      f"{clip_id}: audio has values that are not finite, or far beyond [-1, 1]"
+    )
+  return audio.fit_to_frames(in_unit_range.astype(np.float32), audio.CLIP_FRAMES)
 
 
 def detected_points(keypoints: np.ndarray) -> np.ndarray:

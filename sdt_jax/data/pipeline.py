@@ -10,24 +10,24 @@ the share of one process. Which clips make up a step depends on the seed and the
 alone, so a run resumes by starting at its step; no state of an iterator is kept.
 """
 
-import abc
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
 import numpy as np
-import tqdm
 
 from sdt_jax import audio, pose, speakers
-from sdt_jax import keypoints as kp
-from sdt_jax.data import speech2gesture, synthetic
+from sdt_jax.data import cut, speech2gesture, synthetic
 from sdt_jax.data.builder import Built
+from sdt_jax.data.recordings import CLIP_SAMPLES
 from sdt_jax.errors import UserError
 
 # Batches that wait between reading and the training step.
 _BATCHES_AHEAD = 4
+
+_FRAMES_AT_ONCE = 1024
 
 # Published tables do not fit a pack whose mean pose lies further off than this, in
 # published standard deviations; the tables of two speakers lie 0.35 to 6 apart.
@@ -106,75 +106,84 @@ def mean_deviation(own: speakers.Speaker, reference: speakers.Speaker) -> float:
   return float(np.mean(np.abs(own.hierarchical.mean - table.mean) / table.std))
 
 
-class Split(abc.ABC):
-  """The clips of a split by row, in the form that a model trains on."""
+class Tracks(NamedTuple):
+  """The N clips of a split as parts of arrays that many of them share.
 
-  def __init__(self, source: Sequence[dict[str, Any]]):
+  Attributes:
+    audio: (S,) float32, 16 kHz.
+    poses: (F, 2, 121) float32, normalised, in the form of the model.
+    audio_start: (N,) int64, the first of the 68266 samples of each clip.
+    frame_start: (N,) int64, the first of its 64 frames.
+  """
+
+  audio: np.ndarray
+  poses: np.ndarray
+  audio_start: np.ndarray
+  frame_start: np.ndarray
+
+
+class Split:
+  """The clips of a split by row, in the form that a model trains on.
+
+  Args:
+    source: `Built.sources["train"]` or `["dev"]`.
+    table: the statistics to normalise with.
+    hierarchical: the form that it describes.
+
+  Attributes:
+    source: the clips as they are on disk.
+  """
+
+  def __init__(self, source: cut.Clips, table: pose.PoseTable, hierarchical: bool):
     self.source = source
+    self._tracks = Tracks(
+      audio=source.audio,
+      poses=_normalized(source.frames["poses"], table, hierarchical),
+      audio_start=source.clips["audio_start"].copy(),
+      frame_start=source.clips["frame_start"].copy(),
+    )
+    self._sounds = _windows(self._tracks.audio, CLIP_SAMPLES)
+    self._poses = _windows(self._tracks.poses, audio.CLIP_FRAMES)
 
   def __len__(self) -> int:
     return len(self.source)
 
   def clip_id(self, row: int) -> str:
     """The clip's name, e.g. "oliver/clips/npz/chemistry-35-99"."""
-    return self.source[int(row)]["clip_id"].decode()
+    return self.source.clips["clip_id"][row].decode()
 
-  @abc.abstractmethod
   def read(self, rows: np.ndarray) -> Batch:
     """The batch of the clips in these rows (b,)."""
-
-
-class _StoredSplit(Split):
-  """Reads every clip from disk when it is asked for."""
-
-  def __init__(self, source, table: pose.PoseTable, hierarchical: bool):
-    super().__init__(source)
-    self._table, self._hierarchical = table, hierarchical
-
-  def read(self, rows: np.ndarray) -> Batch:
-    # One by one: `__getitems__` starts threads of its own, at half the speed.
-    examples = [self.source[int(row)] for row in rows]
-    poses_px = np.stack([e["poses"] for e in examples])
-    poses = pose.to_form(poses_px, self._hierarchical)
     return {
-      "audio": np.stack([e["audio"] for e in examples]),
-      "poses": pose.normalize(poses, self._table),
+      "audio": self._sounds[self._tracks.audio_start[rows]],
+      "poses": self._poses[self._tracks.frame_start[rows]],
       "index": rows.astype(np.int32),
     }
 
-
-class _CachedSplit(Split):
-  """Holds all clips in memory, as `stored` reads them."""
-
-  def __init__(self, stored: Split, rows_at_once: int = 64):
-    super().__init__(stored.source)
-    self._arrays = {
-      "audio": np.empty((len(stored), *_AUDIO_SHAPE), np.float32),
-      "poses": np.empty((len(stored), *_POSES_SHAPE), np.float32),
-    }
-    starts = range(0, len(stored), rows_at_once)
-    for start in tqdm.tqdm(starts, desc="clips into memory", leave=False, delay=2):
-      rows = np.arange(start, min(start + rows_at_once, len(stored)))
-      batch = stored.read(rows)
-      for key, array in self._arrays.items():
-        array[rows] = batch[key]
-
-  def read(self, rows: np.ndarray) -> Batch:
-    batch = {key: array[rows] for key, array in self._arrays.items()}
-    return batch | {"index": rows.astype(np.int32)}
+  def tracks(self) -> Tracks:
+    """The whole split: the sound mapped from disk, the poses in memory."""
+    return self._tracks
 
 
-_AUDIO_SHAPE = (audio.num_samples(audio.CLIP_FRAMES),)
-_POSES_SHAPE = (audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS)
-_CLIP_BYTES = 4 * int(np.prod(_AUDIO_SHAPE) + np.prod(_POSES_SHAPE))
+def _normalized(
+  poses_px: np.ndarray, table: pose.PoseTable, hierarchical: bool
+) -> np.ndarray:
+  """(F, 2, 121) of the form; a part at a time, which fits the processor's cache."""
+  poses = np.empty_like(poses_px)
+  for i in range(0, len(poses), _FRAMES_AT_ONCE):
+    part = slice(i, i + _FRAMES_AT_ONCE)
+    poses[part] = pose.normalize(pose.to_form(poses_px[part], hierarchical), table)
+  return poses
+
+
+def _windows(array: np.ndarray, length: int) -> np.ndarray:
+  """Item i is `array[i : i + length]`; no copy."""
+  windows = np.lib.stride_tricks.sliding_window_view(array, length, axis=0)
+  return np.moveaxis(windows, -1, 1)
 
 
 def open_split(
-  source: Sequence[dict[str, Any]],
-  speaker: speakers.Speaker,
-  *,
-  hierarchical: bool,
-  cache_gb: float = 0.0,
+  source: cut.Clips, speaker: speakers.Speaker, *, hierarchical: bool
 ) -> Split:
   """The clips of a split, with normalised poses.
 
@@ -182,13 +191,33 @@ def open_split(
     source: `Built.sources["train"]` or `["dev"]`.
     speaker: the statistics to normalise with.
     hierarchical: the form of the poses.
-    cache_gb: a split that is smaller, in 10^9 bytes, is held in memory.
 
   Raises:
     UserError: the speaker has no table of that form.
   """
-  stored = _StoredSplit(source, speaker.table(hierarchical), hierarchical)
-  return _CachedSplit(stored) if len(stored) * _CLIP_BYTES < cache_gb * 1e9 else stored
+  return Split(source, speaker.table(hierarchical), hierarchical)
+
+
+def train_rows(num_clips: int, *, batch_size: int, seed: int) -> grain.MapDataset:
+  """Which clips make up each step: item `step` is their rows, (batch_size,) int64.
+
+  Every epoch of `num_clips // batch_size` steps has its own order; what is left over at
+  its end is dropped.
+
+  Args:
+    num_clips: of the train split.
+    batch_size: of all processes together.
+    seed: of the order.
+
+  Raises:
+    UserError: the batch is larger than the split.
+  """
+  if batch_size > num_clips:
+    raise UserError(
+      f"batch_size={batch_size} is larger than the train split of {num_clips} clips"
+    )
+  rows = grain.MapDataset.range(num_clips).seed(seed).shuffle()
+  return rows[: num_clips // batch_size * batch_size].repeat().batch(batch_size)
 
 
 def train_batches(
@@ -203,8 +232,7 @@ def train_batches(
 ) -> Iterator[Batch]:
   """Endless batches from `start_step` on.
 
-  Every epoch of `len(split) // batch_size` steps has its own order; what is left over
-  at its end is dropped. For any number of processes a step is made of the same clips.
+  A step is made of the clips that `train_rows` names, for any number of processes.
 
   Args:
     split: the clips.
@@ -217,15 +245,10 @@ def train_batches(
   Raises:
     UserError: the batch is larger than the split, or the processes cannot share it.
   """
-  share = _share(batch_size, process_index, process_count)
-  if batch_size > len(split):
-    raise UserError(
-      f"batch_size={batch_size} is larger than the train split of {len(split)} clips"
-    )
-  rows = grain.MapDataset.range(len(split)).seed(seed).shuffle()
-  rows = rows[: len(split) // batch_size * batch_size].repeat()
-  steps = rows.batch(batch_size)[start_step:]
-  return _read_ahead(steps.map(lambda batch: split.read(batch[share])), num_threads)
+  mine = share(batch_size, process_index, process_count)
+  rows = train_rows(len(split), batch_size=batch_size, seed=seed)
+  steps = rows[start_step:]
+  return _read_ahead(steps.map(lambda batch: split.read(batch[mine])), num_threads)
 
 
 def eval_batches(
@@ -245,11 +268,11 @@ def eval_batches(
   Raises:
     UserError: the processes cannot share a batch.
   """
-  share = _share(batch_size, process_index, process_count)
+  mine = share(batch_size, process_index, process_count)
   last = len(split) - 1
 
   def read(first: int) -> Batch:
-    rows = np.arange(first, first + batch_size)[share]
+    rows = np.arange(first, first + batch_size)[mine]
     mask = (rows <= last).astype(np.float32)
     return split.read(np.minimum(rows, last)) | {"mask": mask}
 
@@ -257,7 +280,7 @@ def eval_batches(
   return _read_ahead(steps, num_threads)
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> slice:
+def share(batch_size: int, process_index: int, process_count: int) -> slice:
   """The part of a batch that belongs to a process."""
   if batch_size < 1 or batch_size % process_count:
     raise UserError(

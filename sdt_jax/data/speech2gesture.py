@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from sdt_jax.data import builder as clip_builder
 from sdt_jax.data import pack
+from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _CLIPS_PER_SHARD = 256  # 90 MB
@@ -52,11 +53,11 @@ class Speech2Gesture(clip_builder.ClipBuilder):
       for i in range(0, len(rows), _CLIPS_PER_SHARD)
     ]
 
-  def _read(self, rows: list[pack.Row]) -> Iterator[clip_builder.Example | None]:
+  def _read(self, rows: list[pack.Row]) -> Iterator[Example | None]:
     with concurrent.futures.ThreadPoolExecutor(_READING_THREADS) as pool:
       yield from pool.map(self._read_row, rows)
 
-  def _read_row(self, row: pack.Row) -> clip_builder.Example | None:
+  def _read_row(self, row: pack.Row) -> Example | None:
     try:
       clip = pack.read_clip(row.path, row.clip_id)
     except UserError as e:

@@ -5,14 +5,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from sdt_jax import audio, pose
 from sdt_jax.data import builder as clip_builder
-from sdt_jax.data import pack, synthetic_speaker
+from sdt_jax.data import cut, pack, synthetic_speaker
+from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _VIDEO_FRAMES = 60 * audio.FPS
@@ -32,7 +32,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 class Synthetic(clip_builder.ClipBuilder):
   """Clips of one-minute performances; no performance is in both splits.
 
-  Beside the features of every clip, what caused it: `mouth_opening` and `prominence`
+  Beside the arrays of every clip, what caused it: `mouth_opening` and `prominence`
   (64,) float32, and `template` (64, D) float32, see `synthetic_speaker.Performance`.
   """
 
@@ -58,20 +58,15 @@ class Synthetic(clip_builder.ClipBuilder):
       for i in range(-(-num_clips // _CLIPS_PER_VIDEO))
     ]
 
-  def extra_features(self) -> dict[str, Any]:
-    frames = audio.CLIP_FRAMES
+  def extra_arrays(self) -> cut.Layout:
     return {
-      "template": clip_builder.tensor(
-        (frames, len(synthetic_speaker.TEMPLATE_NAMES)), np.float32
-      ),
-      "mouth_opening": clip_builder.tensor((frames,), np.float32),
-      "prominence": clip_builder.tensor((frames,), np.float32),
+      "template": ((len(synthetic_speaker.TEMPLATE_NAMES),), np.float32),
+      "mouth_opening": ((), np.float32),
+      "prominence": ((), np.float32),
     }
 
 
-def _video_clips(
-  speaker: str, seed: int, num_clips: int
-) -> Iterator[clip_builder.Example]:
+def _video_clips(speaker: str, seed: int, num_clips: int) -> Iterator[Example]:
   """The first clips of the performance with this seed."""
   num_frames = audio.CLIP_FRAMES + (num_clips - 1) * _STRIDE
   video = synthetic_speaker.perform(

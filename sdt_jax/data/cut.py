@@ -1,0 +1,206 @@
+"""The form that clips are read from: a few long arrays on disk, mapped into memory.
+
+They lie beside the TFDS files that they are cut from, for each split: `audio` (S,) and
+the arrays of its frames (F, ...), the recordings one after another, and `clips`, which
+says where each clip begins in them.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import tqdm
+
+from sdt_jax import audio
+from sdt_jax.data.recordings import CLIP_SAMPLES, Example
+from sdt_jax.errors import UserError
+
+Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]
+"""Name of an array -> shape of one sample or frame, type."""
+
+_COLUMNS = ("clip_id", "video", "start", "frame_start", "audio_start")
+
+
+_CUTTING = ".cutting-"  # begins the names of folders of arrays that are being cut
+_DAY_S = 24 * 3600
+
+
+class Size(NamedTuple):
+  """Numbers of clips, frames and samples of a split."""
+
+  clips: int = 0
+  frames: int = 0
+  samples: int = 0
+
+  def along(self, key: str) -> int:
+    """Length of the array of that name."""
+    return self.samples if key == "audio" else self.frames
+
+  def plus(self, recording: Example) -> "Size":
+    """The size with one more recording."""
+    return Size(
+      self.clips + len(recording["start"]),
+      self.frames + len(recording["poses"]),
+      self.samples + len(recording["audio"]),
+    )
+
+
+class Clips(Sequence[Example]):
+  """The clips of a split by row.
+
+  An example has `audio` (68266,), the arrays of its 64 frames, `clip_id` and `video`
+  as bytes, and `start`; the arrays are read-only slices of those of the split.
+
+  Attributes:
+    audio: (S,) float32.
+    frames: name -> (F, ...), among them `poses` (F, 2, 121) and `detected` (F, 121).
+    clips: (N,) records of `clip_id`, `video`, `start`, and the row of the clip's first
+      frame, `frame_start`, and sample, `audio_start`.
+  """
+
+  def __init__(self, arrays: dict[str, np.ndarray]):
+    self.frames = dict(arrays)
+    self.audio, self.clips = self.frames.pop("audio"), self.frames.pop("clips")
+
+  def __len__(self) -> int:
+    return len(self.clips)
+
+  def __getitem__(self, row: int) -> Example:  # pyright: ignore
+    if not 0 <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)} clips")
+    clip = self.clips[row]
+    frame, sample = clip["frame_start"], clip["audio_start"]
+    return {
+      "audio": self.audio[sample : sample + CLIP_SAMPLES],
+      **{k: v[frame : frame + audio.CLIP_FRAMES] for k, v in self.frames.items()},
+      "clip_id": bytes(clip["clip_id"]),
+      "start": int(clip["start"]),
+      "video": bytes(clip["video"]),
+    }
+
+
+def open_or_cut(
+  folder: str | os.PathLike,
+  split: str,
+  recordings: Sequence[Example],
+  layout: Layout,
+  size: Size,
+) -> Clips:
+  """The clips of a split; cuts its arrays if they are missing, stale or damaged.
+
+  Args:
+    folder: of the built data set; another data set there has other arrays.
+    split: its name.
+    recordings: of the split, as `recordings.join` gives them (text as bytes).
+    layout: of their arrays.
+    size: what they come to.
+
+  Raises:
+    UserError: the arrays cannot be written.
+  """
+  content = pathlib.Path(folder, "metadata.json").read_bytes()
+  path = pathlib.Path(folder, f"cut-{hashlib.sha256(content).hexdigest()[:12]}")
+  try:
+    return _open(path, split, layout, size)
+  except Exception:  # NumPy raises many kinds for files that it cannot map
+    pass
+  try:
+    _cut(path, split, recordings, layout, size)
+    return _open(path, split, layout, size)
+  except OSError as e:
+    raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+  except (RuntimeError, ValueError) as e:  # of array_record, and ours
+    reason = str(e).strip().partition("\n")[0]
+    raise UserError(
+      f"{folder}: the data set is damaged ({reason}); delete it to have it built again"
+    ) from e
+
+
+def _open(path: pathlib.Path, split: str, layout: Layout, size: Size) -> Clips:
+  arrays = {
+    key: np.asarray(np.load(path / f"{split}-{key}.npy", mmap_mode="r"))
+    for key in ("clips", *layout)
+  }
+  for key, (shape, dtype) in layout.items():
+    if arrays[key].shape != (size.along(key), *shape) or arrays[key].dtype != dtype:
+      raise ValueError(f"{path}: {key} is not that of the data set")
+  clips = arrays["clips"]
+  if clips.shape != (size.clips,) or clips.dtype.names != _COLUMNS:
+    raise ValueError(f"{path}: the list of clips is not that of the data set")
+  for column, total, length in (
+    ("frame_start", size.frames, audio.CLIP_FRAMES),
+    ("audio_start", size.samples, CLIP_SAMPLES),
+  ):
+    starts = clips[column]
+    if starts.min() < 0 or starts.max() > total - length:
+      raise ValueError(f"{path}: a clip lies outside of the arrays")
+  return Clips(arrays)
+
+
+def _cut(
+  path: pathlib.Path,
+  split: str,
+  recordings: Sequence[Example],
+  layout: Layout,
+  size: Size,
+) -> None:
+  """Every file comes to its place complete, whoever else does the same meanwhile."""
+  path.mkdir(exist_ok=True)
+  for leftover in path.glob(f"{_CUTTING}*"):  # of a process that was killed
+    if time.time() - leftover.stat().st_mtime > _DAY_S:
+      shutil.rmtree(leftover, ignore_errors=True)
+  with tempfile.TemporaryDirectory(dir=path, prefix=_CUTTING) as temporary:
+    folder = pathlib.Path(temporary)
+    with contextlib.ExitStack() as stack:
+      files = {
+        key: stack.enter_context((folder / f"{split}-{key}.npy").open("wb"))
+        for key in layout
+      }
+      for key, (shape, dtype) in layout.items():
+        _write_header(files[key], (size.along(key), *shape), dtype)
+      clips = _clip_records(_write(files, recordings))
+    np.save(folder / f"{split}-clips.npy", clips)
+    for file in folder.iterdir():
+      file.replace(path / file.name)
+
+
+def _write_header(
+  file: BinaryIO, shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+  descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+  header = {"descr": descr, "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write(
+  files: Mapping[str, BinaryIO], recordings: Sequence[Example]
+) -> Iterator[tuple]:
+  """Appends the arrays of every recording; gives the columns of its clips."""
+  size = Size()
+  for recording in tqdm.tqdm(recordings, "clips into arrays", leave=False, delay=2):
+    for key, file in files.items():
+      file.write(recording[key])
+    yield (
+      recording["clip_id"],
+      [recording["video"]] * len(recording["clip_id"]),
+      recording["start"],
+      size.frames + recording["first_frame"],
+      size.samples + recording["first_sample"],
+    )
+    size = size.plus(recording)
+
+
+def _clip_records(recordings: Iterable[tuple]) -> np.ndarray:
+  columns = [np.concatenate(parts) for parts in zip(*recordings, strict=True)]
+  types = [(k, c.dtype) for k, c in zip(_COLUMNS, columns, strict=True)]
+  records = np.empty(len(columns[0]), types)
+  for name, column in zip(_COLUMNS, columns, strict=True):
+    records[name] = column
+  return records
