@@ -7,10 +7,10 @@ filters not normalised.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 from jaxtyping import Float
 
@@ -20,8 +20,10 @@ CLIP_FRAMES = 64
 
 NUM_MELS = 80
 _N_FFT = 512
+SIDE = _N_FFT // 2  # samples that the centred transform looks beyond either end
 _WINDOW = 400
 _HOP = 160
+_MEL_FPS = SAMPLE_RATE // _HOP
 _MEL_RANGE_HZ = (55.0, 7500.0)
 
 
@@ -40,6 +42,16 @@ def num_mel_frames(num_samples: int) -> int:
   return num_samples // _HOP + 1
 
 
+def mel_frames_over(num_frames: Any) -> Any:
+  """Time steps of the spectrogram of `num_samples(num_frames)`; also for arrays."""
+  return num_frames * _MEL_FPS // FPS + 1
+
+
+def num_frames_under_mel(mel_frames: Any) -> Any:
+  """Pose frames under a spectrogram, perhaps symbolic; undoes `mel_frames_over`."""
+  return ((mel_frames - 1) * FPS + _MEL_FPS - 1) // _MEL_FPS
+
+
 def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
   """Crops or zero-pads the last axis to `num_samples(frames)`."""
   length = num_samples(frames)
@@ -50,16 +62,17 @@ def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
 
 @functools.cache
 def mel_filters() -> np.ndarray:
-  """(257, 80) float32 triangular HTK filters, columns sum as they fall."""
-  return librosa.filters.mel(
-    sr=SAMPLE_RATE,
-    n_fft=_N_FFT,
-    n_mels=NUM_MELS,
-    fmin=_MEL_RANGE_HZ[0],
-    fmax=_MEL_RANGE_HZ[1],
-    htk=True,
-    norm=None,
-  ).T.astype(np.float32)
+  """(257, 80) float32 triangular HTK filters, columns sum as they fall.
+
+  `librosa.filters.mel` gives the same, but takes a second to import.
+  """
+  low, high = (2595 * np.log10(1 + hertz / 700) for hertz in _MEL_RANGE_HZ)
+  corners = 700 * (10 ** (np.linspace(low, high, NUM_MELS + 2) / 2595) - 1)
+  bins = np.linspace(0, SAMPLE_RATE / 2, _N_FFT // 2 + 1)[:, None]
+  widths = np.diff(corners)
+  rising = (bins - corners[:-2]) / widths[:-1]
+  falling = (corners[2:] - bins) / widths[1:]
+  return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
 @functools.cache
@@ -81,11 +94,19 @@ def mel_spectrogram(
   Returns:
     (..., 80, samples // 160 + 1) float32.
   """
-  side = _N_FFT // 2
-  padding = [(0, 0)] * (audio.ndim - 1) + [(side, side)]
-  padded = jnp.pad(audio, padding, mode="reflect")
-  starts = jnp.arange(num_mel_frames(audio.shape[-1])) * _HOP
-  frames = padded[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()
+  padding = [(0, 0)] * (audio.ndim - 1) + [(SIDE, SIDE)]
+  return mel_of_reflected(jnp.pad(audio, padding, mode="reflect"))
+
+
+def mel_of_reflected(
+  reflected: Float[np.ndarray | jax.Array, "*batch samples"],
+) -> Float[jax.Array, "*batch 80 frames"]:
+  """`mel_spectrogram` of a sound that has its reflection, `SIDE` samples on each side.
+
+  Zeros may follow: the time steps of the sound itself stay what they are.
+  """
+  starts = jnp.arange(num_mel_frames(reflected.shape[-1] - 2 * SIDE)) * _HOP
+  frames = reflected[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()
   spectrum = jnp.fft.rfft(frames)
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
   mel = jnp.matmul(power, mel_filters(), precision=jax.lax.Precision.HIGHEST)

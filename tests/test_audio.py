@@ -115,3 +115,24 @@ def test_jit_and_vmap_give_the_same():
   np.testing.assert_allclose(
     jax.vmap(audio.mel_spectrogram)(NOISE), expected, **tolerance
   )
+
+
+def test_mel_filters_equal_librosa():
+  theirs = librosa.filters.mel(
+    sr=16_000, n_fft=512, n_mels=80, fmin=55, fmax=7500, htk=True, norm=None
+  )
+  np.testing.assert_array_equal(audio.mel_filters(), theirs.T)
+
+
+@hypothesis.given(st.integers(1, 10**6))
+def test_mel_frames_and_pose_frames_go_there_and_back(frames):
+  mel_frames = audio.mel_frames_over(frames)
+  assert mel_frames == audio.num_mel_frames(audio.num_samples(frames))
+  assert audio.num_frames_under_mel(mel_frames) == frames
+
+
+def test_zeros_after_the_reflection_do_not_matter():
+  expected = audio.mel_spectrogram(NOISE)
+  reflected = np.pad(NOISE, [(0, 0), (audio.SIDE, audio.SIDE)], mode="reflect")
+  longer = audio.mel_of_reflected(np.pad(reflected, [(0, 0), (0, 1000)]))
+  np.testing.assert_allclose(longer[..., : expected.shape[-1]], expected, rtol=1e-6)

@@ -148,3 +148,44 @@ def test_weights_have_the_scale_of_pytorchs_initialisation():
   assert np.isclose(np.std(kernel), np.sqrt(2 / (3 * 256)), rtol=0.02)
   for array in output.values():
     assert np.isclose(np.abs(array).max(), 1 / 16, rtol=0.02)
+
+
+def _small(norm):
+  """A small generator with random numbers for parameters and statistics."""
+  module = Generator(channels=8, audio_channels=(4, 4, 8, 8), norm=norm)
+  init = functools.partial(module.init, num_frames=32)
+  shapes = jax.eval_shape(
+    init, jax.random.key(0), jnp.zeros((1, 80, 214)), jnp.zeros((1, 5))
+  )
+  rng = np.random.default_rng(0)
+  return module, jax.tree.map(lambda x: rng.uniform(-0.2, 0.8, x.shape) ** 2, shapes)
+
+
+@pytest.fixture
+def compile_fast():
+  """Compiling takes longer than running here."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+# Norms over the 3 steps of the deepest level make much of rounding.
+@pytest.mark.parametrize(
+  ("norm", "frame_wise", "tolerance"),
+  [("in_star", False, 1e-5), ("bn", True, 1e-5), ("in", True, 1e-4)],
+)
+def test_what_follows_a_sequence_does_not_matter(
+  compile_fast, norm, frame_wise, tolerance
+):
+  module, variables = _small(norm)
+  apply = jax.jit(module.apply, static_argnums=3)
+  lengths, longest = [81, 32], 96
+  rng = np.random.default_rng(0)
+  mel = rng.uniform(size=(2, 80, audio.mel_frames_over(longest)))
+  template = rng.standard_normal((2, longest, 5) if frame_wise else (2, 5))
+  together = apply(variables, mel, template, longest, lengths=jnp.asarray(lengths))
+  for i, length in enumerate(lengths):
+    own_mel = mel[i : i + 1, :, : audio.mel_frames_over(length)]
+    own_template = template[i : i + 1, :length] if frame_wise else template[i : i + 1]
+    alone = apply(variables, own_mel, own_template, length)
+    assert golden.relative_error(together[i, :length], alone[0]) < tolerance, length

@@ -11,11 +11,12 @@ class MotionDiscriminator(nn.Module):
 
   channels: int = 256
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   @nn.compact
   def __call__(self, motion: jax.Array, train: bool) -> jax.Array:
     """(B, 63, 2, 121) differences of normalised poses -> (B, 15) scores over time."""
-    options = {"norm": "bn", "axis_name": self.axis_name}
+    options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = motion.reshape(*motion.shape[:2], -1)
     x = layers.down(self.channels, name="block0", **options)(x, train)
     x = layers.down(2 * self.channels, name="block1", **options)(x, train)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdt_jax import audio
 from sdt_jax import keypoints as kp
 from sdt_jax.models import layers
 from sdt_jax.models.audio_encoder import AudioEncoder
@@ -20,21 +21,26 @@ class UNet(nn.Module):
   channels: int = 256
   norm: layers.NormKind = "bn"
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """(B, T, C in) -> (B, T, channels); T at least `MIN_FRAMES`."""
-    options = {"norm": self.norm, "axis_name": self.axis_name}
-    x = layers.plain(self.channels, name="e0", **options)(x, train)
-    x = layers.plain(self.channels, name="e1", **options)(x, train)
+  def __call__(
+    self, x: jax.Array, train: bool, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """(B, T, C in) -> (B, T, channels); T (or `lengths`) at least `MIN_FRAMES`."""
+    options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
+    x = layers.plain(self.channels, name="e0", **options)(x, train, lengths)
+    x = layers.plain(self.channels, name="e1", **options)(x, train, lengths)
     skips = []
     for i in range(2, 7):
-      skips.append(x)
-      x = layers.down(self.channels, name=f"e{i}", **options)(x, train)
+      skips.append((x, lengths))
+      block = layers.down(self.channels, name=f"e{i}", **options)
+      x, lengths = block(x, train, lengths), block.lengths_after(lengths)
     for i in range(5, 0, -1):
-      skip = skips.pop()
-      x = layers.resize_linear(x, skip.shape[1:2]) + skip
-      x = layers.plain(self.channels, name=f"d{i}", **options)(x, train)
+      skip, skip_lengths = skips.pop()
+      x = layers.resize_time(x, skip.shape[1], lengths, skip_lengths) + skip
+      lengths = skip_lengths
+      x = layers.plain(self.channels, name=f"d{i}", **options)(x, train, lengths)
     return x
 
 
@@ -46,15 +52,17 @@ class Generator(nn.Module):
     audio_channels: of the four stages of the audio encoder.
     norm: see `layers.ConvBlock`; the S2G baseline uses "bn", SDT "in_star".
     axis_name: device axis that batch norm averages over.
+    dtype: of the activations, see `layers`.
   """
 
   channels: int = 256
   audio_channels: Sequence[int] = (64, 128, 256, 256)
   norm: layers.NormKind = "in_star"
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   def setup(self):
-    options = {"norm": self.norm, "axis_name": self.axis_name}
+    options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
     self.audio_encoder = AudioEncoder(self.audio_channels, **options)
     self.unet = UNet(self.channels, **options)
     self.decoder = [layers.plain(self.channels, **options) for _ in range(4)]
@@ -66,6 +74,7 @@ class Generator(nn.Module):
     template: jax.Array | None,
     num_frames: int,
     train: bool = False,
+    lengths: jax.Array | None = None,
   ) -> jax.Array:
     """Generates poses.
 
@@ -74,17 +83,20 @@ class Generator(nn.Module):
       template: (B, D), the same for all frames; or (B, T, D), one for each; or None.
       num_frames: T, at least `MIN_FRAMES`.
       train: batch norm uses (and records) the statistics of this batch.
+      lengths: (B,) frames of each sequence, at least `MIN_FRAMES`; the rest of `mel`,
+        `template` and the result is padding. None: all T frames of all count.
 
     Returns:
       (B, T, 2, 121) normalised poses.
     """
-    x = self.audio_encoder(mel, num_frames, train)
+    mel_lengths = None if lengths is None else audio.mel_frames_over(lengths)
+    x = self.audio_encoder(mel, num_frames, train, mel_lengths, lengths)
     if template is not None:
       if template.ndim == 2:
         template = jnp.repeat(template[:, None], num_frames, axis=1)
-      x = jnp.concatenate([x, template], axis=-1)
-    x = self.unet(x, train)
+      x = layers.cut(jnp.concatenate([x, template], axis=-1), lengths)
+    x = self.unet(x, train, lengths)
     for block in self.decoder:
-      x = block(x, train)
+      x = block(x, train, lengths)
     x = self.output(x)
     return x.reshape(*x.shape[:2], 2, kp.NUM_KEYPOINTS)

@@ -18,18 +18,19 @@ class PoseEncoder(nn.Module):
   channels: int = 256
   size: int = 32
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   @nn.compact
   def __call__(self, poses: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """(B, T >= 32, 2, 121) normalised poses -> mean, log variance: (B, size) each."""
-    options = {"norm": "bn", "axis_name": self.axis_name}
+    options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = poses.reshape(*poses.shape[:2], -1)
     for i in range(2):
       x = layers.plain(self.channels, name=f"block{i}", **options)(x, train)
     for i in range(2, 6):
       x = layers.down(self.channels, name=f"block{i}", **options)(x, train)
     x = layers.down(2 * self.size, name="block6", **options)(x, train)
-    code = x[:, 0]
+    code = layers.at_least_float32(x[:, 0])
     return code[:, 0::2], code[:, 1::2]
 
 
@@ -38,11 +39,12 @@ class PoseDecoder(nn.Module):
 
   channels: int = 256
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   @nn.compact
   def __call__(self, template: jax.Array, train: bool) -> jax.Array:
     """(B, size) -> (B, 64, 2, 121) normalised poses."""
-    options = {"norm": "bn", "axis_name": self.axis_name}
+    options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = jnp.repeat(template[:, None], _SEED_FRAMES, axis=1)
     for i in range(_DOUBLINGS, 0, -1):
       x = layers.resize_linear(x, (2 * x.shape[1],))
@@ -60,15 +62,17 @@ class PoseVAE(nn.Module):
     channels: of all blocks but the encoder's last.
     size: dimensions of the template.
     axis_name: device axis that batch norm averages over.
+    dtype: of the activations, see `layers`.
   """
 
   channels: int = 256
   size: int = 32
   axis_name: str | None = None
+  dtype: layers.Dtype = None
 
   def setup(self):
-    self.encoder = PoseEncoder(self.channels, self.size, self.axis_name)
-    self.decoder = PoseDecoder(self.channels, self.axis_name)
+    self.encoder = PoseEncoder(self.channels, self.size, self.axis_name, self.dtype)
+    self.decoder = PoseDecoder(self.channels, self.axis_name, self.dtype)
 
   def __call__(
     self, poses: jax.Array, noise: jax.Array, train: bool
