@@ -25,7 +25,9 @@ _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each clip."
 _SEED = flags.DEFINE_integer(
   "seed", 0, "Of the templates that are drawn.", lower_bound=0
 )
-_SAVE_VIDEOS = flags.DEFINE_integer("save_videos", 0, "Clips to show beside the truth.")
+_SAVE_VIDEOS = flags.DEFINE_integer(
+  "save_videos", 0, "Clips to show beside the truth.", lower_bound=0
+)
 _SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Keep the predicted poses.")
 
 

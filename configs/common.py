@@ -13,6 +13,12 @@ def get_config() -> ml_collections.ConfigDict:
   # --pretrained: True leaves out the networks that only one of the two runs has
   c.pretrained_partial = False
   c.parallel = "jit"  # or "pmap": how the step is mapped over the devices
+  # or "bf16": activations in bfloat16, for GPUs and TPUs; parameters, statistics,
+  # losses and optimisers stay float32
+  c.precision = "float32"  # products in JAX's default precision: on GPUs often TF32
+  # steps that a device does without the host, where the data is on it; 0: one on CPUs,
+  # log.every_steps elsewhere
+  c.steps_at_once = 0
 
   c.dataset = ml_collections.ConfigDict()
   c.dataset.name = "synthetic"  # or "speech2gesture", a folder of data packs
@@ -25,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   # "published" tables, the "pack"'s own, or "auto": published where they fit the pack
   c.dataset.statistics = "auto"
   c.dataset.skip_bad_clips = False  # True: leave them out and count them
-  c.dataset.cache_gb = 8.0  # a split that is smaller is held in memory
+  c.dataset.cache_gb = 8.0  # train data that is smaller is held on every device
   c.dataset.num_threads = 1  # that read ahead of the training step
 
   c.pose = ml_collections.ConfigDict()
@@ -67,6 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every_epochs = 1
   c.checkpoint.every_steps = 0  # besides; 0: at the end of epochs alone
+  c.checkpoint.every_minutes = 0.0  # besides, since the last one; 0: never by time
   c.checkpoint.keep_latest = 2
   c.checkpoint.keep_best = 1
   c.checkpoint.best_metric = "lip_sync"  # of the dev split, lowest is best

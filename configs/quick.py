@@ -2,7 +2,7 @@
 
     python train.py --config=configs/quick.py
 
-3.5 minutes on two CPU cores. Scores to expect on dev: lip-sync error 0.06, L1 0.90, FTD
+Two minutes on two CPU cores. Scores to expect on dev: lip-sync error 0.06, L1 0.90, FTD
 4.5 by the pose VAE of the same size (docs/report).
 """
 

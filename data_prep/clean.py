@@ -68,9 +68,8 @@ def _close_gaps(keypoints: np.ndarray, origin: np.ndarray, t: rules.Thresholds) 
 
 
 def _clean_video(options: Options, video: Video, progress: Progress) -> None:
-  found = workspace.read_npz(video.folder / "keypoints.npz")
-  box = read_canvas(video).box
-  keypoints, origin, counts = clean(found["keypoints"], found["origin"], box)
+  found = workspace.read_keypoints(video.folder / "keypoints.npz")
+  keypoints, origin, counts = clean(*found, read_canvas(video).box)
   workspace.write_npz(video.folder / "clean.npz", keypoints=keypoints, origin=origin)
   workspace.write_json(video.folder / "clean.json", counts)
 

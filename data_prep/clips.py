@@ -69,7 +69,7 @@ def clip_path(options: Options, name: str, start: int):
 
 
 def _cut(options: Options, video: Video, progress: Progress) -> None:
-  keypoints = workspace.read_npz(video.folder / "rescaled.npz")["keypoints"]
+  keypoints, _ = workspace.read_keypoints(video.folder / "rescaled.npz")
   samples = audio_file.load_audio(video.folder / "audio.wav")
   kept, dropped = windows(keypoints, len(samples))
   _remove_old(options, video)

@@ -40,11 +40,11 @@ def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:
 
 def frames(folder: pathlib.Path, start: int, end: int) -> Iterator[np.ndarray]:
   """(720, 1280, 3) pictures of the frames [start, end) of a prepared video."""
-  clean = workspace.read_npz(folder / "clean.npz")
+  keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
   seconds = np.arange(start, end) / audio.FPS
   shown = media.pictures_at(folder / "video.mp4", seconds.tolist())
   for i, (_, picture) in enumerate(shown, start):
-    yield overlay.draw(picture, clean["keypoints"][i], clean["origin"][i])
+    yield overlay.draw(picture, keypoints[i], origin[i])
 
 
 def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
@@ -55,7 +55,7 @@ def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
   """
   video, start, end = parse_stretch(pack / "work", clip)
   folder = pack / "work" / video
-  length = len(workspace.read_npz(folder / "clean.npz")["keypoints"])
+  length = len(workspace.read_keypoints(folder / "clean.npz")[0])
   end = length if end is None else end
   if not 0 <= start < end <= length:
     raise UserError(f"--clip={clip}: {video} has the frames 0 to {length}")

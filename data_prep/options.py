@@ -55,6 +55,11 @@ class Options:
       raise UserError(f"--openpose_dir={self.openpose_dir}: add --keypoints=openpose")
     if self.workers < 1:
       raise UserError(f"--workers={self.workers}: at least 1 is needed")
+    if self.openpose_dir is not None and not self.openpose_dir.is_dir():
+      raise UserError(
+        f"--openpose_dir={self.openpose_dir}: no such folder; it must hold one of JSON "
+        "files for each video"
+      )
 
 
 def command(stage: Callable[[Options], object]) -> None:

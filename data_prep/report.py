@@ -71,26 +71,25 @@ class Facts:
 def gather(video: Video) -> Facts:
   """Reads and measures what the stages left."""
   folder = video.folder
-  found = workspace.read_npz(folder / "keypoints.npz")
-  clean = workspace.read_npz(folder / "clean.npz")
-  rescaled = workspace.read_npz(folder / "rescaled.npz")
-  keypoints = clean["keypoints"]
-  clips = workspace.read_json(folder / "clips.json")
+  found, _ = workspace.read_keypoints(folder / "keypoints.npz")
+  keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
+  rescaled, _ = workspace.read_keypoints(folder / "rescaled.npz")
+  clips = workspace.read_json(folder / "clips.json", "kept", "dropped")
   samples = audio_file.load_audio(folder / "audio.wav")
   loud = measures.loudness(samples, len(keypoints))
   curve = measures.lag_curve(measures.mouth_opening(keypoints), loud)
   return Facts(
     video=video,
     source=read_source(video),
-    found=workspace.read_json(folder / "keypoints.json"),
+    found=workspace.read_json(folder / "keypoints.json", "counts", "notes"),
     rules=workspace.read_json(folder / "clean.json"),
-    factor=workspace.read_json(folder / "rescale.json")["factor"],
+    factor=workspace.read_json(folder / "rescale.json", "factor")["factor"],
     kept=len(clips["kept"]),
     dropped=clips["dropped"],
-    coverage_found=measures.coverage(found["keypoints"]),
+    coverage_found=measures.coverage(found),
     coverage=measures.coverage(keypoints),
-    origins=measures.origins(clean["origin"]),
-    jitter=measures.jitter(rescaled["keypoints"]),
+    origins=measures.origins(origin),
+    jitter=measures.jitter(rescaled),
     profile=measures.profile_share(keypoints),
     lag_curve=curve,
     lag=measures.best_lag(curve, len(keypoints)),
@@ -183,11 +182,11 @@ def _evenly(count: int, frames: int) -> list[int]:
 
 def _drawn(facts: Facts, frames: Sequence[int], size: tuple[int, int]):
   """Pictures of the frames with the skeleton over them."""
-  clean = workspace.read_npz(facts.video.folder / "clean.npz")
+  keypoints, origin = workspace.read_keypoints(facts.video.folder / "clean.npz")
   seconds = [i / audio.FPS for i in frames]
   shown = media.pictures_at(facts.video.folder / "video.mp4", seconds)
   for i, (second, picture) in zip(frames, shown, strict=False):
-    drawn = overlay.draw(picture, clean["keypoints"][i], clean["origin"][i])
+    drawn = overlay.draw(picture, keypoints[i], origin[i])
     small = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
     yield i, f"{second:.1f} s", small
 

@@ -31,11 +31,9 @@ def rescale(keypoints: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _rescale_video(options: Options, video: Video, progress: Progress) -> None:
-  clean = workspace.read_npz(video.folder / "clean.npz")
-  keypoints, factor = rescale(clean["keypoints"])
-  workspace.write_npz(
-    video.folder / "rescaled.npz", keypoints=keypoints, origin=clean["origin"]
-  )
+  clean, origin = workspace.read_keypoints(video.folder / "clean.npz")
+  keypoints, factor = rescale(clean)
+  workspace.write_npz(video.folder / "rescaled.npz", keypoints=keypoints, origin=origin)
   workspace.write_json(video.folder / "rescale.json", {"factor": factor})
 
 

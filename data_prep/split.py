@@ -109,7 +109,7 @@ def run(options: Options) -> None:
         "with the same flags first"
       )
   starts = {
-    v.name: workspace.read_json(v.folder / "clips.json")["kept"] for v in videos
+    v.name: workspace.read_json(v.folder / "clips.json", "kept")["kept"] for v in videos
   }
   pack = workspace.pack_folder(options)
   # An older split must not outlive the clips that it names.

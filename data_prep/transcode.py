@@ -17,7 +17,8 @@ from sdt_jax.files import replacing
 
 def read_source(video: Video) -> dict[str, Any]:
   """What this stage noted: probe, canvas, times (list of seconds), sound_seconds."""
-  return workspace.read_json(video.folder / "source.json")
+  keys = ("probe", "canvas", "times", "sound_seconds")
+  return workspace.read_json(video.folder / "source.json", *keys)
 
 
 def read_canvas(video: Video) -> media.Canvas:

@@ -24,8 +24,9 @@ import numpy as np
 import tqdm
 
 from data_prep.options import Options
+from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
-from sdt_jax.files import check_writable, replacing
+from sdt_jax.files import check_writable, read_arrays, replacing
 
 FORMAT = 1  # raised when results of an earlier version must not be taken over
 
@@ -103,8 +104,23 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     temporary.write_text(json.dumps(content, indent=1))
 
 
-def read_json(path: pathlib.Path) -> Any:
-  return json.loads(path.read_text())
+def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
+  """An object that a stage wrote, with at least these keys.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise UserError(f"{path}: cannot be read ({e}); {_again(path)}") from e
+  if not isinstance(content, dict) or not content.keys() >= set(keys):
+    raise UserError(f"{path}: lacks {', '.join(keys)}; {_again(path)}")
+  return content
+
+
+def _again(path: pathlib.Path) -> str:
+  return f"remove {path.parent} and run python -m data_prep.prepare with the same flags"
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
@@ -112,9 +128,27 @@ def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-  with np.load(path, allow_pickle=False) as npz:
-    return dict(npz)
+def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
+  """Arrays that a stage wrote; see `files.read_arrays`."""
+  try:
+    return read_arrays(path, *names)
+  except UserError as e:
+    raise UserError(f"{e}; {_again(path)}") from e
+
+
+def read_keypoints(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """What a stage wrote: keypoints (T, 3, 137) and their origin (T, 137).
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  arrays = read_npz(path, "keypoints", "origin")
+  keypoints, origin = arrays["keypoints"], arrays["origin"]
+  shape = (len(origin) if origin.ndim else 0, 3, len(kp.KEYPOINTS_137))
+  is_number = keypoints.dtype.kind == "f" and origin.dtype.kind == "i"
+  if not (is_number and keypoints.shape == shape and origin.shape == shape[::2]):
+    raise UserError(f"{path}: holds other arrays than a stage writes; {_again(path)}")
+  return keypoints, origin
 
 
 def remove_unfinished(folder: pathlib.Path, of: str = "") -> None:
@@ -178,7 +212,7 @@ def _is_done(stage: VideoStage, video: Video, key: str) -> bool:
 def refusal(video: Video) -> dict[str, str] | None:
   """Stage and reason for which a video was left out, or None."""
   path = video.folder / "refused.json"
-  return read_json(path) if path.is_file() else None
+  return read_json(path, "stage", "reason") if path.is_file() else None
 
 
 def usable_videos(options: Options) -> list[Video]:
@@ -220,19 +254,21 @@ def run_stage(stage: VideoStage, options: Options) -> None:
     UserError: videos cannot be used (without `skip_bad_videos`), after the others are
       done; the previous stage was not run; or `root` cannot be written.
   """
-  check_writable(pack_folder(options), "--root")
   errors: dict[Video, str] = {}
-  todo = []
+  todo, usable = [], []
   for video in _candidates(stage, options):
     try:
       key = _key(stage, options, video)
-      (video.folder / "refused.json").unlink(missing_ok=True)
       if not _is_done(stage, video, key):
         todo.append((video, key, stage.seconds(video)))
+      usable.append(video)
     except UserError as e:
       errors[video] = str(e)
   if errors and not options.skip_bad_videos:
     _handle_refusals(stage.name, options, errors)
+  check_writable(pack_folder(options), "--root")
+  for video in usable:
+    (video.folder / "refused.json").unlink(missing_ok=True)
   with (
     _Bar(stage.name, sum(seconds for *_, seconds in todo)) as bar,
     concurrent.futures.ThreadPoolExecutor(options.workers) as pool,

@@ -7,3 +7,7 @@ class UserError(Exception):
   The message is one line that names the thing, the value and the remedy. Programs
   print it and exit with code 2 (`sdt_jax.cli`); as a library call it is raised.
   """
+
+  def __init__(self, message: str):
+    # Names and values in it come from outside, and may hold line breaks.
+    super().__init__(" ".join(message.splitlines()))

@@ -103,7 +103,9 @@ def from_json(name: str, tables: Any, where: str) -> Speaker:
     UserError: a field is missing, of the wrong shape, not finite or not positive.
   """
   if not isinstance(tables, dict) or "hierarchical" not in tables:
-    raise UserError(f"{where}: speaker {name!r} has no 'hierarchical' statistics")
+    raise UserError(
+      f"{where}: speaker {name!r} has no 'hierarchical' statistics; restore the file"
+    )
   parsed = {
     form: _table_from_json(tables[form], f"{where}: speaker {name!r}, {form}")
     for form in ("hierarchical", "global")
@@ -122,7 +124,7 @@ def _table_from_json(table: Any, where: str) -> PoseTable:
   except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError(
       f"{where}: expected mean and std of {2 * kp.NUM_KEYPOINTS} numbers and a "
-      f"scale_factor ({type(e).__name__}: {e})"
+      f"scale_factor ({type(e).__name__}: {e}); restore the file"
     ) from e
   finite = all(np.isfinite(x).all() for x in (mean, std, scale_factor))
   if not (finite and (std > 0).all() and scale_factor > 0):

@@ -36,6 +36,7 @@ CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 _MAY_CHANGE = (
   "num_epochs",
   "parallel",
+  "steps_at_once",
   "dataset.root",
   "dataset.data_dir",
   "dataset.cache_gb",
@@ -94,12 +95,22 @@ def read_clips(path: pathlib.Path) -> list[str]:
   """The training clips of a run; row i of its template bank belongs to clip i.
 
   Raises:
-    UserError: the file is missing.
+    UserError: the file is missing or no text.
   """
-  try:
-    return (path / CLIPS).read_text().splitlines()
-  except OSError as e:
-    raise UserError(f"{path / CLIPS}: cannot be read ({e.strerror})") from e
+  return _read_text(path / CLIPS).splitlines()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The logged steps of a run; a line that was cut off by a crash is left out.
+
+  Raises:
+    UserError: the file is missing or no text.
+  """
+  entries = []
+  for line in _read_text(path / METRICS).splitlines():
+    with contextlib.suppress(ValueError, RecursionError):
+      entries.append(json.loads(line))
+  return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def unnamed_clips(speaker: str, count: int) -> list[str]:
@@ -140,11 +151,15 @@ def read_config(path: pathlib.Path) -> Config:
     raise UserError(f"{path}: no such folder; give the workdir of a training run")
   fields = _read_json(path / CONFIG)
   if not isinstance(fields, dict):
-    raise UserError(f"{path / CONFIG}: not the config of a training run")
+    raise UserError(
+      f"{path / CONFIG}: not the config of a training run; restore it, or train again"
+    )
   try:
     return ml_collections.ConfigDict(fields)
-  except ValueError as e:
-    raise UserError(f"{path / CONFIG}: not the config of a training run ({e})") from e
+  except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
+    raise UserError(
+      f"{path / CONFIG}: not the config of a training run ({e}); restore it"
+    ) from e
 
 
 def read_speaker(path: pathlib.Path) -> speakers.Speaker:
@@ -155,19 +170,29 @@ def read_speaker(path: pathlib.Path) -> speakers.Speaker:
   """
   content = _read_json(path / SPEAKER)
   if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-    raise UserError(f"{path / SPEAKER}: not the statistics of a speaker")
+    raise UserError(
+      f"{path / SPEAKER}: not the statistics of a speaker; restore it, or train again"
+    )
   return speakers.from_json(content["name"], content.get("tables"), str(path / SPEAKER))
 
 
 def _read_json(path: pathlib.Path) -> Any:
+  text = _read_text(path)
   try:
-    return json.loads(path.read_text())
+    return json.loads(text)
+  except (ValueError, RecursionError) as e:
+    raise UserError(f"{path}: is no JSON ({e}); restore it, or train again") from e
+
+
+def _read_text(path: pathlib.Path) -> str:
+  try:
+    return path.read_text()
   except FileNotFoundError:
     raise UserError(
       f"{path}: missing; is {path.parent} the workdir of a training run?"
     ) from None
   except (OSError, ValueError) as e:
-    raise UserError(f"{path}: cannot be read ({e})") from e
+    raise UserError(f"{path}: cannot be read ({e}); restore it, or train again") from e
 
 
 def check_same(path: pathlib.Path, config: Config) -> None:

@@ -10,7 +10,7 @@ from sdt_jax import audio, pose
 from sdt_jax import keypoints as kp
 from sdt_jax.data import pipeline
 from sdt_jax.evaluation import metrics
-from sdt_jax.training import parallel, pose2pose, voice2pose
+from sdt_jax.training import parallel, pose2pose, processes, voice2pose
 from sdt_jax.training.experiments import Experiment
 from sdt_jax.training.pose2pose import Pose2Pose
 from sdt_jax.training.train_state import TrainState
@@ -59,28 +59,30 @@ class Evaluator:
       split: the clips.
       templates: (N, D) or (N, T, D), one for each clip; None for models without.
     """
-    batches = pipeline.eval_batches(split, batch_size=self._batch_size)
-    return metrics.collect(self._scored(state, batches, templates))
-
-  def _scored(self, state, batches, templates) -> Iterator[tuple[Arrays, np.ndarray]]:
-    for batch in batches:
-      mask = batch.pop("mask")
-      outputs = self._run(state, batch, templates)
-      scores = {k: v for k, v in outputs.items() if v.ndim == 1}
-      yield parallel.fetch(scores), mask
+    return metrics.collect(self._predicted(state, split, templates, want_poses=False))
 
   def predict(
     self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
   ) -> np.ndarray:
     """Predicted final poses (N, 64, 2, 121) of the whole split; see `scores`."""
+    batches = self._predicted(state, split, templates, want_poses=True)
+    return metrics.collect(batches)["poses_px"]
 
-    def outputs():
-      for batch in pipeline.eval_batches(split, batch_size=self._batch_size):
-        mask = batch.pop("mask")
-        poses_px = self._run(state, batch, templates)["poses_px"]
-        yield {"poses_px": parallel.fetch(poses_px)}, mask
-
-    return metrics.collect(outputs())["poses_px"]
+  def _predicted(
+    self, state, split, templates, want_poses: bool
+  ) -> Iterator[tuple[Arrays, np.ndarray]]:
+    """For each batch, of all processes: scores or poses, and the mask."""
+    batches = pipeline.eval_batches(
+      split, batch_size=self._batch_size, **processes.share()
+    )
+    for batch in batches:
+      mask = parallel.split(batch.pop("mask"))
+      outputs = self._run(state, batch, templates)
+      if want_poses:
+        wanted = {"poses_px": outputs["poses_px"]}
+      else:
+        wanted = {name: v for name, v in outputs.items() if v.ndim == 1}
+      yield parallel.fetch((wanted, mask))
 
   def poses(
     self,
@@ -90,10 +92,10 @@ class Evaluator:
     templates: np.ndarray | None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true final poses (n, 64, 2, 121) of these n rows."""
-    parts = []
+    parts, share = [], pipeline.share(self._batch_size, **processes.share())
     for start in range(0, len(rows), self._batch_size):
       padded = np.resize(rows[start : start + self._batch_size], self._batch_size)
-      outputs = self._run(state, split.read(padded), templates)
+      outputs = self._run(state, split.read(padded[share]), templates)
       parts.append(parallel.fetch((outputs["poses_px"], outputs["truth_px"])))
     poses_px, truth_px = zip(*parts, strict=True)
     return np.concatenate(poses_px)[: len(rows)], np.concatenate(truth_px)[: len(rows)]

@@ -131,8 +131,7 @@ def _train_and_score(
   # A run may be resumed for more epochs; then its scores are not those of the row.
   if done.exists() and workdir.read_config(path).num_epochs == config.num_epochs:
     workdir.check_same(path, config)
-    stored = json.loads(done.read_text())
-    return stored["scores"], stored["seconds"]
+    return read_row(done)
   print(f"\n== {path.name}", flush=True)
   start = time.perf_counter()
   if not loop.train(config, path, samples.Gallery):
@@ -141,6 +140,14 @@ def _train_and_score(
   scores = json.loads(evaluation.evaluate_run(path, options).read_text())
   workdir.write_text(done, json.dumps({"scores": scores, "seconds": seconds}))
   return scores, seconds
+
+
+def read_row(done: pathlib.Path) -> tuple[dict[str, Any], float]:
+  try:
+    stored = json.loads(done.read_text())
+    return dict(stored["scores"]), float(stored["seconds"])
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+    raise UserError(f"{done}: not what a report wrote ({e}); remove it") from e
 
 
 def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> None:
@@ -229,9 +236,8 @@ def _plot_curves(ladder: list[Result], path: pathlib.Path) -> None:
 def _training_l1(path: pathlib.Path) -> tuple[list[int], list[float]]:
   """Mean training L1 of each epoch."""
   by_epoch: dict[int, list[float]] = {}
-  for line in (path / workdir.METRICS).read_text().splitlines():
-    entry = json.loads(line)
-    if entry["split"] == "train":
+  for entry in workdir.read_metrics(path):
+    if entry.get("split") == "train":
       by_epoch.setdefault(entry["epoch"], []).append(entry["l1"])
   return list(by_epoch), [float(np.mean(v)) for v in by_epoch.values()]
 
@@ -299,6 +305,9 @@ def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
 def main() -> None:
   cli.config_file()
   folder = pathlib.Path(_OUTPUT_DIR.value)
+  for row in (POSE_VAE, *LADDER):
+    experiments.check(row_config(_CONFIG.value, row, seed=0))
+  experiments.build_data(_CONFIG.value)  # what is wrong there is told before all else
   files.check_writable(folder, "--output_dir")
   results = list(train_ladder(_CONFIG.value, folder, _SEEDS.value))
   write_report(_CONFIG.value, folder, results)

@@ -25,6 +25,11 @@ SampleWriter = Callable[[pathlib.Path, Sample], None]
 # Training clips that tell how fast arms usually move: enough for a mean.
 _MEAN_CHANGE_CLIPS = 512
 
+_WITHOUT_FTD = (
+  "ftd is missing: it needs a pose VAE of the same data; train configs/pose2pose.py "
+  "and give --pose_vae=<its workdir>"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -112,10 +117,7 @@ def evaluate_run(
   workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
   print(table({"model": scores, **rows}))
   if pose_vae is None:
-    print(
-      "ftd is missing: it needs a pose VAE of the same data; train "
-      "configs/pose2pose.py and give --pose_vae=<its workdir>"
-    )
+    print(_WITHOUT_FTD)
   return path / f"{name}.json"
 
 

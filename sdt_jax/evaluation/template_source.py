@@ -6,6 +6,8 @@ encoder   the pose VAE's mean of the true poses
 7         row 7 of the bank
 """
 
+import re
+
 import numpy as np
 
 from sdt_jax.errors import UserError
@@ -54,7 +56,7 @@ def choose(
     return [_standard_normal(shape, s) for s in seeds]
   if spec == "encoder":
     return [_encoded(run, truth_px, pose_vae)] * num_samples
-  if spec.isdecimal() and int(spec) < len(bank):
+  if re.fullmatch(r"\d{1,9}", spec) and int(spec) < len(bank):
     return [np.repeat(np.asarray(bank)[[int(spec)]], size, axis=0)] * num_samples
   raise UserError(
     f"--template={spec}: expected random, normal, encoder or an index from 0 to "

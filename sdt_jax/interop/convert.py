@@ -154,7 +154,9 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(tempfile.mkdtemp(prefix=".import-", dir=path.parent))
   except OSError as e:
-    raise UserError(f"--workdir={path}: cannot be made ({e.strerror or e})") from e
+    raise UserError(
+      f"--workdir={path}: cannot be made ({e.strerror or e}); choose another"
+    ) from e
   try:
     workdir.create(unfinished, config, speaker, clip_ids)
     saved = Checkpoints(unfinished / workdir.CHECKPOINTS, config.checkpoint.best_metric)

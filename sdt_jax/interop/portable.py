@@ -7,7 +7,6 @@ CUDA. `docs/interop.md` has the program that loads it.
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.export
@@ -42,18 +41,14 @@ def export_model(
   """
   run = runs.load(path, step)
   if not isinstance(run.experiment, Voice2Pose):
-    raise UserError(f"{path}: holds a pose VAE, which has no generator")
+    raise UserError(
+      f"{path}: holds a pose VAE, which has no generator; give a gesture model"
+    )
   exported = jax.export.export(
     jax.jit(_generator(run, run.experiment)), platforms=PLATFORMS
   )(*_inputs(run.experiment))
   _write(output, exported)
   return exported
-
-
-def num_frames(mel_frames: Any) -> Any:
-  """Frames of the poses under a spectrogram of so many frames, perhaps symbolic."""
-  # Inverts num_samples(T) // 160 + 1 = floor(20 T / 3) + 1.
-  return ((mel_frames - 1) * 3 + 19) // 20
 
 
 def _generator(run: runs.Run, experiment: Voice2Pose) -> Callable[..., jax.Array]:
@@ -64,7 +59,7 @@ def _generator(run: runs.Run, experiment: Voice2Pose) -> Callable[..., jax.Array
 
   def generate(mel: jax.Array, template: jax.Array | None = None) -> jax.Array:
     poses_norm = voice2pose.predict(
-      experiment, state, mel, template, num_frames(mel.shape[-1])
+      experiment, state, mel, template, audio.num_frames_under_mel(mel.shape[-1])
     )
     return pose.to_final(poses_norm, table, hierarchical)
 
@@ -78,7 +73,8 @@ def _inputs(experiment: Voice2Pose) -> list[jax.ShapeDtypeStruct]:
   shapes: list[tuple] = [(b, audio.NUM_MELS, m)]
   if experiment.template != "none":
     *by_frame, size = experiment.template_shape
-    shapes.append((b, num_frames(m), size) if by_frame else (b, size))
+    frames = audio.num_frames_under_mel(m)
+    shapes.append((b, frames, size) if by_frame else (b, size))
   return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
 

@@ -1,17 +1,29 @@
-"""What a run tells while it goes: a progress bar, metrics.jsonl, TensorBoard."""
+"""What a run tells while it goes: a progress bar, metrics.jsonl, TensorBoard.
+
+None of it may stop a run: what cannot be written is told once and left out.
+"""
 
 import json
+import logging
 import math
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from sdt_jax import workdir
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_proto: Any = event_pb2  # whose names are made at run time
 
 
 class NonFiniteError(Exception):
@@ -22,11 +34,68 @@ class NonFiniteError(Exception):
     self.step = step
 
 
+class Guard:
+  """Calls what a run can do without; the first failure is a warning.
+
+  Args:
+    what: for the warning, such as "metrics.jsonl".
+  """
+
+  def __init__(self, what: str):
+    self._what = what
+    self.failed = False
+
+  def __call__(self, function: Callable[..., Any], *args) -> None:
+    try:
+      function(*args)
+    except Exception as e:  # whatever it is, the run is worth more
+      if not self.failed:
+        reason = getattr(e, "strerror", None) or e
+        _log.warning("%s: left out (%s); the training goes on", self._what, reason)
+      self.failed = True
+
+
+class Board:
+  """An event file of TensorBoard.
+
+  Every event is written when it comes. (tensorboardX's own SummaryWriter writes from a
+  thread: when that fails on a full disk, the program waits for it for ever.)
+
+  Args:
+    path: folder of the file.
+    start_step: what an earlier attempt told of later steps is hidden.
+  """
+
+  def __init__(self, path: pathlib.Path, start_step: int):
+    self._file: EventsWriter | None = None
+    self._guard = Guard("TensorBoard")
+    self._guard(self._open, path, start_step)
+
+  def _open(self, path: pathlib.Path, start_step: int) -> None:
+    self._file = EventsWriter(str(path / "events"))
+    start = _proto.SessionLog(status=_proto.SessionLog.START)
+    self._write(_proto.Event(step=start_step + 1, session_log=start))
+
+  def add(self, content, step: int) -> None:
+    """Adds what a function of `tensorboardX.summary` has made."""
+    self._guard(self._write, _proto.Event(summary=content, step=step))
+
+  def _write(self, event) -> None:
+    if self._file:
+      event.wall_time = time.time()
+      self._file.write_event(event)
+      self._file.flush()
+
+  def close(self) -> None:
+    if self._file:
+      self._guard(self._file.close)
+
+
 class RunLog:
   """Collects the metrics of training steps; writes their mean now and then.
 
   Args:
-    path: the workdir.
+    path: the workdir; None for a process that only looks for metrics gone wrong.
     start_step: where the run begins; later lines of an earlier attempt are dropped.
     pending: metrics of steps before that which no line tells yet (`pending`).
     total_steps: where it ends.
@@ -37,7 +106,7 @@ class RunLog:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: pathlib.Path | None,
     *,
     start_step: int,
     pending: list[dict[str, float]],
@@ -46,47 +115,64 @@ class RunLog:
     every_steps: int,
     batch_size: int,
   ):
-    self._jsonl = path / workdir.METRICS
+    self._jsonl = path and path / workdir.METRICS
     self._steps_per_epoch = steps_per_epoch
     self._every_steps = every_steps
     self._batch_size = batch_size
     self._step = start_step
-    self._waiting: list[dict[str, Any]] = list(pending)
-    self._timed = 0
+    self._pending = list(pending)
+    self._on_device: list[tuple[dict[str, jax.Array], int]] = []
+    self._guard = Guard(workdir.METRICS)
     self._drop_lines_after(start_step)
-    self.tensorboard = tensorboardX.SummaryWriter(str(path), purge_step=start_step + 1)
+    self.board = Board(path, start_step) if path else None
     self._bar = tqdm.tqdm(
-      initial=start_step, total=total_steps, unit="step", desc="training", smoothing=0.1
+      initial=start_step,
+      total=total_steps,
+      unit="step",
+      desc="training",
+      smoothing=0.1,
+      disable=path is None,
     )
-    self._since = time.perf_counter()
+    self._total_steps = total_steps
+    self._restart_clock()
 
   def _drop_lines_after(self, step: int) -> None:
-    if not self._jsonl.exists():
+    if self._jsonl is None or not self._jsonl.exists():
       return
-    lines = self._jsonl.read_text().splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    workdir.write_text(self._jsonl, "".join(f"{line}\n" for line in kept))
+    kept = [x for x in workdir.read_metrics(self._jsonl.parent) if _step_of(x) <= step]
+    workdir.write_text(self._jsonl, "".join(json.dumps(x) + "\n" for x in kept))
 
-  def train_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of one step; waits for the devices only to write a line.
+  def _restart_clock(self) -> None:
+    self._timed_steps, self._waited = 0, 0.0
+    self._since = time.perf_counter()
+
+  def waiting_for(self, items: Iterator[T]) -> Iterator[T]:
+    """The same items; the time until each comes is counted as waiting for input."""
+    while True:
+      start = time.perf_counter()
+      item = next(items, None)
+      self._waited += time.perf_counter() - start
+      if item is None:
+        return
+      yield item
+
+  def train_steps(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
+    """Takes the metrics of some steps; waits for the devices only to write a line.
+
+    Args:
+      last: number of the last of these steps.
+      metrics: name -> (K,), of which the first `count` are told.
+      count: how many steps these are.
 
     Raises:
       NonFiniteError: a metric of a step since the last line is NaN or infinite.
     """
-    self._step = step
-    self._waiting.append(metrics)
-    self._timed += 1
-    self._bar.update()
-    if step % self._every_steps == 0 or step == self._bar.total:
-      values = self.pending()
-      means = {k: float(np.mean([v[k] for v in values])) for k in metrics}
-      seconds = time.perf_counter() - self._since
-      speed = self._timed * self._batch_size / seconds
-      self._bar.set_postfix(loss=f"{means['loss']:.4f}", clips_per_s=f"{speed:.0f}")
-      self.write(step, "train", means | {"clips_per_s": round(speed, 2)})
-      self._waiting.clear()
-      self._timed = 0
-      self._since = time.perf_counter()
+    self._step = last
+    self._on_device.append((metrics, count))
+    self._timed_steps += count
+    self._bar.update(count)
+    if last % self._every_steps == 0 or last == self._total_steps:
+      self._write_line(self.pending())
 
   def pending(self) -> list[dict[str, float]]:
     """Metrics of the steps that no line tells yet; a checkpoint keeps them.
@@ -94,38 +180,64 @@ class RunLog:
     Raises:
       NonFiniteError: one of them is NaN or infinite.
     """
-    values = [
-      {name: float(v) for name, v in step.items()}
-      for step in jax.device_get(self._waiting)
-    ]
-    first = self._step - len(values) + 1
-    for step, metrics in enumerate(values, first):
-      for name, value in metrics.items():
+    for metrics, count in jax.device_get(self._on_device):
+      for i in range(count):
+        self._pending.append({name: float(v[i]) for name, v in metrics.items()})
+    self._on_device.clear()
+    first = self._step - len(self._pending) + 1
+    for step, values in enumerate(self._pending, first):
+      for name, value in values.items():
         if not math.isfinite(value):
           raise NonFiniteError(step, name, value)
-    return values
+    return list(self._pending)
+
+  def _write_line(self, values: list[dict[str, float]]) -> None:
+    means = {name: float(np.mean([v[name] for v in values])) for name in values[-1]}
+    seconds = time.perf_counter() - self._since
+    speed = {
+      "clips_per_s": round(self._timed_steps * self._batch_size / seconds, 2),
+      "input_wait": round(self._waited / seconds, 4),
+    }
+    loss, clips = f"{means['loss']:.4f}", f"{speed['clips_per_s']:.0f}"
+    self._bar.set_postfix(loss=loss, clips_per_s=clips)
+    self.write(self._step, "train", means | speed)
+    self._pending = []
+    self._restart_clock()
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
     """One line of metrics.jsonl, and the scalars of TensorBoard."""
+    if self._jsonl is None or self.board is None:
+      return
     epoch = -(-step // self._steps_per_epoch)
     line = {"step": step, "epoch": epoch, "split": split, **metrics}
-    with self._jsonl.open("a") as f:
-      f.write(json.dumps(line) + "\n")
+    self._guard(_append, self._jsonl, json.dumps(line))
     for name, value in metrics.items():
-      self.tensorboard.add_scalar(f"{split}/{name}", value, step)
+      self.board.add(summary.scalar(f"{split}/{name}", value), step)
 
   def say(self, text: str) -> None:
     """A line above the progress bar."""
-    self._bar.write(text)
+    if not self._bar.disable:
+      self._bar.write(text)
 
   def close(self) -> None:
     self._bar.close()
-    self.tensorboard.close()
+    if self.board:
+      self.board.close()
 
 
-def _step_of(line: str) -> float:
-  """The step of a line; a line that was cut off by a crash is dropped."""
-  try:
-    return json.loads(line)["step"]
-  except (ValueError, KeyError, TypeError):
-    return float("inf")
+def _append(path: pathlib.Path, line: str) -> None:
+  with path.open("a+b") as file:
+    # A line that a full disk has cut off ends here.
+    cut = file.tell() and _last_byte(file) != b"\n"
+    file.write((b"\n" if cut else b"") + line.encode() + b"\n")
+
+
+def _last_byte(file) -> bytes:
+  file.seek(-1, 2)
+  return file.read(1)
+
+
+def _step_of(entry: dict[str, Any]) -> float:
+  """The step of a line; what is none of ours is dropped."""
+  step = entry.get("step")
+  return step if type(step) is int else math.inf

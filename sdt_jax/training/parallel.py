@@ -1,18 +1,23 @@
 """Maps a per-device step over all devices; the only file that names them.
 
-A step sees its share of the batch and the axis name "data". `map_step` maps it by
+A step sees its share of the batch and the axis name "data". It is mapped by
 `jax.jit(jax.shard_map(...))` or by `jax.pmap`, with the same results: the state is the
 same on every device, batches (and per-clip outputs) are split along their first axis.
+The devices may belong to several processes (see `processes`), which then all call these
+functions alike.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from sdt_jax.errors import UserError
 from sdt_jax.training.voice2pose import AXIS
@@ -23,7 +28,9 @@ Tree = Any
 
 @functools.cache
 def _mesh() -> jax.sharding.Mesh:
-  return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+  # Not `jax.make_mesh`, which may reorder: rows of a batch go by process.
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -41,92 +48,177 @@ def describe() -> str:
   return f"JAX {jax.__version__} on {jax.device_count()} {platform} device(s)"
 
 
+def device_memory() -> float:
+  """Bytes of memory that a device of this process has."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  # CPU devices share the memory of the machine.
+  size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  return size / jax.local_device_count()
+
+
+def is_cpu() -> bool:
+  """Whether the devices are CPUs."""
+  return jax.default_backend() == "cpu"
+
+
 def round_up(batch_size: int) -> int:
   """The next batch size that can be split over all devices."""
   devices = jax.device_count()
   return -(-batch_size // devices) * devices
 
 
-def on_one_device(tree: Tree) -> Tree:
-  """A copy of a tree of arrays on the first device of this process."""
-  return jax.device_put(tree, jax.local_devices()[0])
+def replicate(tree: Tree) -> Tree:
+  """Puts a tree of arrays, equal in all processes, on every device."""
+  sharding = NamedSharding(_mesh(), P())
 
+  def put(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
-def replicate(state: Tree) -> Tree:
-  """Puts a tree of arrays on every device."""
-  return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
+  return jax.tree.map(put, tree)
 
 
 def replicated_shapes(make: Callable[[], Tree]) -> Tree:
   """What `replicate(make())` would be, in shapes alone: nothing is compiled or run."""
-  sharding = NamedSharding(_mesh(), PartitionSpec())
+  sharding = NamedSharding(_mesh(), P())
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     jax.eval_shape(make),
   )
 
 
-def split(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Spreads this process's part of a batch over its devices, along the first axis."""
-  sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
-  return {
-    name: jax.make_array_from_process_local_data(sharding, array)
-    for name, array in batch.items()
-  }
+def split(batch: Tree, axis: int = 0) -> Tree:
+  """Spreads this process's part of a batch over its devices, along an axis."""
+  sharding = NamedSharding(_mesh(), _along(axis))
+  return jax.tree.map(
+    functools.partial(jax.make_array_from_process_local_data, sharding), batch
+  )
 
 
-def map_step(step: Callable[..., tuple[Tree, Tree]], mode: Mode):
-  """Maps a training step over all devices.
+def _along(axis: int) -> P:
+  return P(*[None] * axis, AXIS)
+
+
+def map_steps(step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]], mode: Mode):
+  """Maps a training step over all devices, and runs several of them at a time.
 
   Args:
-    step: per-device `(state, batch) -> (state, metrics)`; what it returns must be the
+    step: per-device `(state, data, x) -> (state, metrics)`; what it returns must be the
       same on every device.
     mode: "jit" for jit + shard_map, "pmap" for pmap.
 
   Returns:
-    The same function of a state from `replicate`, which it consumes, and a batch from
-    `split`.
+    Function `(state, data, xs, count)`: `count` steps from `state`, which jit consumes.
+    `data` is what all of them see, from `replicate`; `xs` (K, b, ...) is what each step
+    and each clip has for itself, from `split(xs, axis=1)`. It returns the state, and
+    the metrics (K,), of which the first `count` are told. It is compiled once for each
+    K.
   """
-  return _map(step, mode, split_outputs=False, donate=True)
+  return _map(functools.partial(_steps, step), mode, (None, None, 1, None), None, (0,))
+
+
+def _steps(step, state, data, xs, count):
+  """Per-device: see `map_steps`."""
+  length = jax.tree.leaves(xs)[0].shape[0]
+  if length == 1:  # without a loop XLA does better on CPUs
+    state, metrics = step(state, data, jax.tree.map(lambda x: x[0], xs))
+    return state, jax.tree.map(lambda m: m[None], metrics)
+
+  def one(i, state):
+    return step(state, data, jax.tree.map(lambda x: x[i], xs))
+
+  def body(i, carry):
+    state, told = carry
+    state, metrics = one(i, state)
+    return state, jax.tree.map(lambda t, m: t.at[i].set(m), told, metrics)
+
+  _, shapes = jax.eval_shape(one, 0, state)
+  told = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
+  return jax.lax.fori_loop(0, count, body, (state, told))
 
 
 def map_clips(function: Callable[[Tree, Tree], Tree], mode: Mode):
   """Maps `function(state, batch) -> outputs`, with one output row for each clip."""
-  return _map(function, mode, split_outputs=True, donate=False)
+  return _map(function, mode, (None, 0), 0, ())
 
 
-def _map(function, mode: Mode, split_outputs: bool, donate: bool):
+def _map(
+  function,
+  mode: Mode,
+  in_axes: tuple[int | None, ...],
+  out_axis: int | None,
+  donated: tuple[int, ...],
+):
+  """`function` over all devices; None for an axis: the same on every device."""
+  specs = [P() if axis is None else _along(axis) for axis in in_axes]
+  out_spec = P() if out_axis is None else _along(out_axis)
   if mode == "pmap":
-    return _pmap(function, split_outputs)
-  outputs = PartitionSpec(AXIS) if split_outputs else PartitionSpec()
+    return _pmap(function, in_axes, specs, out_axis, out_spec)
   mapped = jax.shard_map(
     function,
     mesh=_mesh(),
-    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-    out_specs=outputs,
+    in_specs=tuple(specs),
+    out_specs=out_spec,
     # With the check on, pmean of gradients counts the devices twice.
     check_vma=False,
   )
-  return jax.jit(mapped, donate_argnums=0 if donate else ())
-
-
-def _pmap(function, split_outputs: bool):
-  devices = jax.device_count()
-  mapped = jax.pmap(
-    function,
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=0 if split_outputs else None,
+  return jax.jit(
+    mapped,
+    donate_argnums=donated,
+    compiler_options=compiler_options(),
   )
 
-  def run(state, batch):
-    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-    outputs = mapped(state, shares)
-    if split_outputs:
-      outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-    return outputs
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+  """On the CPU, keeps XLA from calling YNNPACK for convolutions.
+
+  It takes twice as long as Eigen for the gradients of kernels; for sums, which are
+  left to it, it is the faster one. An XLA that does not know the option is left alone.
+  """
+  if jax.default_backend() != "cpu":
+    return {}
+  options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
+
+
+def _pmap(function, in_axes, specs, out_axis, out_spec):
+  mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=out_axis)
+
+  def run(*args):
+    # pmap knows the devices of its own process alone, each at a place of an axis.
+    local = (
+      multihost_utils.global_array_to_host_local_array(arg, _mesh(), spec)
+      for arg, spec in zip(args, specs, strict=True)
+    )
+    shares = (
+      jax.tree.map(functools.partial(_to_shares, axis=axis), arg)
+      for arg, axis in zip(local, in_axes, strict=True)
+    )
+    outputs = jax.tree.map(
+      functools.partial(_from_shares, axis=out_axis), mapped(*shares)
+    )
+    return multihost_utils.host_local_array_to_global_array(outputs, _mesh(), out_spec)
 
   return run
+
+
+def _to_shares(x, axis: int | None):
+  if axis is None:
+    return x
+  return x.reshape(*x.shape[:axis], jax.local_device_count(), -1, *x.shape[axis + 1 :])
+
+
+def _from_shares(x, axis: int | None):
+  if axis is None:
+    return x
+  return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def fetch(tree: Tree) -> Tree:

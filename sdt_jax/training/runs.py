@@ -56,10 +56,8 @@ def load(path: str | pathlib.Path, step: str = "latest") -> Run:
   speaker = workdir.read_speaker(path)
   try:
     experiment = experiments.build(config, steps_per_epoch=1)
-  except (AttributeError, KeyError, TypeError) as e:
-    raise UserError(
-      f"{path / workdir.CONFIG}: lacks a field, or one is of another type ({e})"
-    ) from e
+  except UserError as e:
+    raise UserError(f"{path / workdir.CONFIG}: {e}") from e
   checkpoints = Checkpoints(
     path / workdir.CHECKPOINTS, config.checkpoint.best_metric, read_only=True
   )

@@ -159,9 +159,9 @@ def _update_discriminator(
   grads, (metrics, stats) = jax.grad(loss_fn, has_aux=True)(
     state.params["discriminator"]
   )
-  state = train_state.apply_gradients(
-    state, {"discriminator": jax.lax.pmean(grads, AXIS)}, model.optimizers
-  )
+  grads = jax.lax.pmean(grads, AXIS)
+  metrics["d_grad_norm"] = optax.tree.norm(grads)
+  state = train_state.apply_gradients(state, {"discriminator": grads}, model.optimizers)
   stats = state.batch_stats | {"discriminator": stats}
   return state.replace(batch_stats=stats), metrics
 
@@ -172,9 +172,10 @@ def predict(
   mel: jax.Array,
   templates: jax.Array | None,
   num_frames: int,
+  lengths: jax.Array | None = None,
 ) -> jax.Array:
-  """(B, T, 2, 121) normalised poses, by the running statistics."""
+  """(B, T, 2, 121) normalised poses, by the running statistics; see `Generator`."""
   poses = model.generator.apply(
-    state.network("generator"), mel, templates, num_frames, train=False
+    state.network("generator"), mel, templates, num_frames, lengths=lengths
   )
   return cast(jax.Array, poses)

@@ -1,0 +1,152 @@
+"""How training clips come to the devices.
+
+Resident: sound and poses of the whole split lie on every device, and a step is sent
+nothing but the rows of its clips. Overlapping clips lie there once, so hours of a
+speaker take a few GB. Streamed: for data that does not fit, batches are read ahead on
+the host and sent. Either way a batch depends on the seed and the step alone, and holds
+the same numbers.
+"""
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from sdt_jax import audio
+from sdt_jax.data import pipeline
+from sdt_jax.training import parallel, processes
+from sdt_jax.training.parallel import Tree
+from sdt_jax.training.voice2pose import Batch
+
+# Of the memory of an accelerator; the rest is for the state and the activations.
+_SHARE_OF_MEMORY = 0.4
+
+
+class Feed(Protocol):
+  """Gives the steps of a run their clips.
+
+  Attributes:
+    data: what lies on the devices for all steps.
+    steps_at_once: how many steps a block may have.
+  """
+
+  data: Tree
+  steps_at_once: int
+
+  def block(self, first: int, last: int) -> Tree:
+    """What the steps `first` to `last` are sent; blocks follow one another."""
+    ...
+
+  @staticmethod
+  def batch(data: Tree, x: Tree) -> Batch:
+    """Per-device: the batch of a step, from `data` and its part of a block."""
+    ...
+
+
+class Resident:
+  """See above; rows of a block are padded to `steps_at_once`."""
+
+  def __init__(
+    self, split: pipeline.Split, *, batch_size: int, seed: int, steps_at_once: int
+  ):
+    self.data = parallel.replicate(_as_int32(split.tracks()))
+    self.steps_at_once = steps_at_once
+    self._rows = pipeline.train_rows(len(split), batch_size=batch_size, seed=seed)
+    self._share = pipeline.share(batch_size, **processes.share())
+
+  def block(self, first: int, last: int) -> Tree:
+    rows = [
+      np.asarray(self._rows[step - 1])[self._share] for step in range(first, last + 1)
+    ]
+    padding = [rows[-1]] * (self.steps_at_once - len(rows))
+    return parallel.split(np.stack(rows + padding).astype(np.int32), axis=1)
+
+  @staticmethod
+  def batch(data: Tree, x: jax.Array) -> Batch:
+    samples = audio.num_samples(audio.CLIP_FRAMES)
+    return {
+      "audio": _windows(data.audio, data.audio_start[x], samples),
+      "poses": _windows(data.poses, data.frame_start[x], audio.CLIP_FRAMES),
+      "index": x,
+    }
+
+
+def _as_int32(tracks: pipeline.Tracks) -> pipeline.Tracks:
+  starts = (tracks.audio_start, tracks.frame_start)
+  audio_start, frame_start = (s.astype(np.int32) for s in starts)
+  return tracks._replace(audio_start=audio_start, frame_start=frame_start)
+
+
+def _windows(track: jax.Array, starts: jax.Array, length: int) -> jax.Array:
+  def window(start):
+    return jax.lax.dynamic_slice_in_dim(track, start, length)
+
+  return jax.vmap(window)(starts)
+
+
+class Streamed:
+  """See above; a block is one step."""
+
+  data = ()
+  steps_at_once = 1
+
+  def __init__(
+    self,
+    split: pipeline.Split,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_threads: int,
+  ):
+    self._batches: Iterator[pipeline.Batch] = pipeline.train_batches(
+      split,
+      batch_size=batch_size,
+      seed=seed,
+      start_step=start_step,
+      num_threads=num_threads,
+      **processes.share(),
+    )
+
+  def block(self, first: int, last: int) -> Tree:
+    assert first == last
+    batch = next(self._batches)
+    return parallel.split({k: v[None] for k, v in batch.items()}, axis=1)
+
+  @staticmethod
+  def batch(data: Tree, x: Tree) -> Batch:
+    del data
+    return x
+
+
+def ahead(
+  feed: Feed, blocks: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int, Tree]]:
+  """First and last step of each block, and what they are sent: that is made by a thread
+  while the block before is in use."""
+  with concurrent.futures.ThreadPoolExecutor(1, "feed") as thread:
+    coming = None
+    for block in blocks:
+      following = (*block, thread.submit(feed.block, *block))
+      if coming:
+        yield *coming[:2], coming[2].result()
+      coming = following
+    if coming:
+      yield *coming[:2], coming[2].result()
+
+
+def fits(split: pipeline.Split, limit_gb: float) -> bool:
+  """Whether the split can be resident.
+
+  Args:
+    split: the training clips.
+    limit_gb: most that it may take on a device, in 10^9 bytes.
+  """
+  tracks = split.tracks()
+  if max(len(tracks.audio), len(tracks.poses)) >= 2**31:  # positions are int32
+    return False
+  size = sum(np.dtype(t.dtype).itemsize * t.size for t in tracks)
+  limit = min(limit_gb * 1e9, _SHARE_OF_MEMORY * parallel.device_memory())
+  return size < limit
