@@ -5,6 +5,7 @@ sound track of a video too. Channels are averaged; FFmpeg's own downmix is loude
 sqrt(2).
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import soxr
 from av.error import FFmpegError
 
 from sdt_jax import audio as audio_lib
@@ -66,11 +68,13 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
     # PyAV is given the open file: in a name it would look for protocols ("concat:").
     with path.open("rb") as file:
       if not file.read(1):
-        raise UserError(f"{path}: is empty (0 bytes)")
+        raise UserError(f"{path}: is empty (0 bytes); copy it again")
       file.seek(0)
       return _decode(file, path)
   except (FFmpegError, ValueError) as e:  # before OSError: some are both
-    raise UserError(f"{path}: not a sound file that can be decoded") from e
+    raise UserError(
+      f"{path}: not a sound file that can be decoded; copy it again, or make it wav"
+    ) from e
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
 
@@ -79,13 +83,13 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
   options = {"format_whitelist": _CONTAINERS}
   with av.open(file, container_options=options, **_LENIENT) as container:
     if not container.streams.audio:
-      raise UserError(f"{path}: has no sound track")
+      raise UserError(f"{path}: has no sound track; give a file with sound")
     blocks, rates = [], set()
     for frame in decoded_frames(container, container.streams.audio[0]):
       blocks.append(mono(frame))
       rates.add(frame.sample_rate)
   if not blocks:
-    raise UserError(f"{path}: holds no sound that can be decoded")
+    raise UserError(f"{path}: holds no sound that can be decoded; copy it again")
   if len(rates) > 1:
     raise UserError(f"{path}: changes its sample rate on the way ({sorted(rates)} Hz)")
   return np.concatenate(blocks), rates.pop()
@@ -153,16 +157,19 @@ def to_model_rate(
   mono = floats.astype(np.float32, copy=False)
   seconds = len(mono) / sample_rate
   if sample_rate != audio_lib.SAMPLE_RATE:
-    import librosa  # here, since its resampler takes more than a second to import
-
-    mono = librosa.resample(
-      mono, orig_sr=sample_rate, target_sr=audio_lib.SAMPLE_RATE, res_type="soxr_hq"
-    )
+    mono = _resample(mono, sample_rate)
   if not audio_lib.num_frames(len(mono)):
     raise UserError(
       f"{name}: lasts {seconds:.4f} s, shorter than one frame (1/{audio_lib.FPS} s)"
     )
   return mono
+
+
+def _resample(mono: np.ndarray, sample_rate: float) -> np.ndarray:
+  """As `librosa.resample`, which takes more than a second to import."""
+  length = math.ceil(len(mono) * (audio_lib.SAMPLE_RATE / sample_rate))
+  resampled = soxr.resample(mono, sample_rate, audio_lib.SAMPLE_RATE, "HQ")[:length]
+  return np.pad(resampled, (0, length - len(resampled)))
 
 
 def _check_array(audio: np.ndarray, name: str) -> None:

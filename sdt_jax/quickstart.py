@@ -14,6 +14,23 @@ _SPEECH = _ROOT / "sdt_jax" / "assets" / "sample_speech.flac"
 _WORKDIR = pathlib.Path("output/quickstart")
 
 
+def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
+  """Title, program and flags of each part; it leaves what it makes in `workdir`."""
+  run = f"--workdir={workdir}"
+  return [
+    ("Train on the synthetic speaker", "train.py", "--config=configs/quick.py", run),
+    ("Score on clips it has not seen", "eval.py", run),
+    (
+      "Render a speech sample with four templates",
+      "demo.py",
+      run,
+      f"--audio={_SPEECH.relative_to(_ROOT)}",
+      f"--output_dir={workdir / 'demo'}",
+      "--num_samples=4",
+    ),
+  ]
+
+
 def _run(title: str, program: str, *flags: str) -> None:
   print(f"\n== {title}\n   python {program} {' '.join(flags)}", flush=True)
   start = time.perf_counter()
@@ -25,19 +42,9 @@ def _run(title: str, program: str, *flags: str) -> None:
 
 def main() -> None:
   start = time.perf_counter()
-  workdir, demo = f"--workdir={_WORKDIR}", _WORKDIR / "demo"
-  _run(
-    "Train on the synthetic speaker", "train.py", "--config=configs/quick.py", workdir
-  )
-  _run("Score on clips it has not seen", "eval.py", workdir)
-  _run(
-    "Render a speech sample with four templates",
-    "demo.py",
-    workdir,
-    f"--audio={_SPEECH.relative_to(_ROOT)}",
-    f"--output_dir={demo}",
-    "--num_samples=4",
-  )
+  for command in commands(_WORKDIR):
+    _run(*command)
+  demo = _WORKDIR / "demo"
   scores = sorted((_ROOT / _WORKDIR).glob("eval_dev_*.json"))[-1].relative_to(_ROOT)
   print(f"\nDone in {time.perf_counter() - start:.0f} s. Have a look at")
   print(f"  {demo}/sample_speech_0.mp4   (and _1, _2, _3) the video, with sound")

@@ -1,12 +1,12 @@
 """Sound files -> videos, poses and film strips."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tqdm
 
-from sdt_jax import audio, audio_file, files
+from sdt_jax import audio_file, files
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import export, render, templates, video
 from sdt_jax.synthesis.generate import GestureModel
@@ -40,25 +40,40 @@ def render_files(
   chosen = templates.choose(template, model.bank, num_samples, seed)
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
   _check_sounds_stay(stems)
-  waves = {path: audio_file.load_audio(path) for path in sounds}
+  # All are read before anything is written, and again when their turn comes.
+  lengths = {path: len(audio_file.load_audio(path)) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
-  videos = []
-  progress = tqdm.tqdm(total=len(sounds) * num_samples, desc="rendering", unit="video")
-  for path in sounds:
-    renderings = []
-    for stem, used in zip(stems[path], chosen, strict=True):
-      code = "random" if used is None else used.code
-      poses_px = model.generate(waves[path], audio.SAMPLE_RATE, code)
-      videos.append(_write(stem, poses_px, waves[path], used))
-      export.export(exports, stem, poses_px)
-      renderings.append(poses_px)
-      progress.update()
-    if num_samples > 1:
-      labels = ["no template" if t is None else f"template {t.name}" for t in chosen]
-      overview = render.motion_overview(renderings, labels)
-      render.write_png(output_dir / f"{path.stem}_overview.png", overview)
-  progress.close()
-  return videos
+  longest_first = sorted(sounds, key=lengths.__getitem__, reverse=True)
+  with tqdm.tqdm(
+    total=len(sounds) * num_samples, desc="rendering", unit="video"
+  ) as progress:
+    for path, wave, renderings in _generate(model, longest_first, chosen):
+      for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
+        _write(stem, poses_px, wave, used)
+        export.export(exports, stem, poses_px)
+        progress.update()
+      if num_samples > 1:
+        labels = ["no template" if t is None else f"template {t.name}" for t in chosen]
+        overview = render.motion_overview(renderings, labels)
+        render.write_png(output_dir / f"{path.stem}_overview.png", overview)
+  return [_mp4(stem) for path in sounds for stem in stems[path]]
+
+
+def _generate(
+  model: GestureModel,
+  sounds: list[pathlib.Path],
+  chosen: Sequence[templates.Template | None],
+) -> Iterator[tuple[pathlib.Path, np.ndarray, list[np.ndarray]]]:
+  """Each sound with its samples and, for each of the templates, its poses."""
+  codes = [None if template is None else template.code for template in chosen]
+  for first in range(0, len(sounds), model.at_once):
+    paths = sounds[first : first + model.at_once]
+    waves = [audio_file.load_audio(path) for path in paths]
+    poses_px = model.generate_many(
+      [wave for wave in waves for _ in codes], codes * len(waves)
+    )
+    for i, (path, wave) in enumerate(zip(paths, waves, strict=True)):
+      yield path, wave, poses_px[i * len(codes) : (i + 1) * len(codes)]
 
 
 def _stems(
@@ -74,12 +89,15 @@ def _check_sounds_stay(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
   """Raises a UserError if a video would take the place of one that gives the sound."""
   sounds = {sound.resolve() for sound in stems}
   for stem in (stem for of_sound in stems.values() for stem in of_sound):
-    video_path = stem.with_name(f"{stem.name}.mp4")
-    if video_path.resolve() in sounds:
+    if _mp4(stem).resolve() in sounds:
       raise UserError(
-        f"--output_dir={stem.parent}: {video_path.name} there is one of the sounds and "
+        f"--output_dir={stem.parent}: {_mp4(stem).name} there is one of the sounds and "
         "would be overwritten; choose another folder"
       )
+
+
+def _mp4(stem: pathlib.Path) -> pathlib.Path:
+  return stem.with_name(f"{stem.name}.mp4")
 
 
 def _write(
@@ -87,14 +105,12 @@ def _write(
   poses_px: np.ndarray,
   sound: np.ndarray,
   template: templates.Template | None,
-) -> pathlib.Path:
-  """Video, poses and film strip of one rendering; returns the video."""
+) -> None:
+  """Video, poses and film strip of one rendering."""
   arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
   if template:
     arrays["template"] = template.code[None]
-  mp4 = stem.with_name(stem.name + ".mp4")
-  video.write_video(mp4, render.pose_frames(poses_px), audio=sound)
+  video.write_video(_mp4(stem), render.pose_frames(poses_px), audio=sound)
   with files.replacing(stem.with_name(stem.name + ".npz")) as temporary:
     np.savez_compressed(temporary, allow_pickle=False, **arrays)
   render.write_png(stem.with_name(stem.name + ".png"), render.film_strip(poses_px))
-  return mp4

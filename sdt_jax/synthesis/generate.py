@@ -2,16 +2,17 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdt_jax import audio, audio_file, pose, speakers
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import templates
 from sdt_jax.training import parallel, runs, voice2pose
-from sdt_jax.training.voice2pose import Voice2Pose
+from sdt_jax.training.train_state import TrainState
+from sdt_jax.training.voice2pose import Batch, Voice2Pose
 
 
 def load(
@@ -45,14 +46,14 @@ class GestureModel:
     self.step = run.step
     self._hierarchical = run.config.pose.hierarchical
     self._table = body.table(self._hierarchical)
-    # Generation has no use for optimisers, and for one device only.
-    self._state = parallel.on_one_device(run.state.replace(opt_states={}))
+    # Generation has no use for optimisers.
+    self._state = parallel.replicate(run.state.replace(opt_states={}))
     bank = run.state.templates()
     self.bank = None if bank is None else np.asarray(bank)
     """(N, D) template of each training clip (line i of clips.txt), or None."""
-    self._predict = jax.jit(
-      functools.partial(voice2pose.predict, experiment), static_argnames="num_frames"
-    )
+    self.at_once = parallel.round_up(1)
+    """So many sounds are generated at a time: one on each device."""
+    self._predict = parallel.map_clips(functools.partial(_predict, experiment), "jit")
 
   def generate(
     self,
@@ -82,28 +83,88 @@ class GestureModel:
     else:
       chosen = templates.choose(str(template), self.bank, 1, seed)[0]
       code = None if chosen is None else chosen.code
-    return self._generate(sound, code)
+    return self.generate_many([sound], [code])[0]
 
-  def _generate(self, sound: np.ndarray, code: np.ndarray | None) -> np.ndarray:
-    num_frames = audio.num_frames(len(sound))
-    # A sound shorter than a training clip is followed by silence.
-    padded_frames = max(num_frames, audio.CLIP_FRAMES)
-    sound = audio.fit_to_frames(sound, padded_frames)
-    if code is not None:
-      code = _fit_template(code, num_frames, padded_frames)
-    mel = audio.mel_spectrogram(jnp.asarray(sound[None]))
-    poses_norm = self._predict(self._state, mel, code, num_frames=padded_frames)
-    poses_px = pose.to_final(np.asarray(poses_norm[0]), self._table, self._hierarchical)
-    return poses_px[:num_frames].astype(np.float32)
+  def generate_many(
+    self, sounds: Sequence[np.ndarray], codes: Sequence[np.ndarray | None]
+  ) -> list[np.ndarray]:
+    """Poses for several sounds, which may differ in length, `at_once` at a time.
+
+    Args:
+      sounds: each (samples,), as `audio_file.to_model_rate` gives it.
+      codes: the template of each: all (D,), or all (T, D) with any T; None for a model
+        without templates.
+
+    Returns:
+      (T, 2, 121) final poses of each, as `generate` gives them.
+    """
+    order = sorted(range(len(sounds)), key=lambda i: len(sounds[i]))
+    poses_px: list = [None] * len(sounds)
+    for first in range(0, len(order), self.at_once):
+      rows = order[first : first + self.at_once]
+      batch = _batch([sounds[i] for i in rows], [codes[i] for i in rows], self.at_once)
+      poses_norm = np.asarray(self._predict(self._state, parallel.split(batch)))
+      for i, row in zip(rows, poses_norm, strict=False):
+        row = row[: audio.num_frames(len(sounds[i]))]
+        row = pose.to_final(row, self._table, self._hierarchical)
+        poses_px[i] = row.astype(np.float32)
+    return poses_px
+
+
+def _predict(experiment: Voice2Pose, state: TrainState, batch: Batch) -> jax.Array:
+  mel = audio.mel_of_reflected(batch["reflected"])
+  num_frames = audio.num_frames_under_mel(mel.shape[-1])
+  template = batch.get("template")
+  return voice2pose.predict(
+    experiment, state, mel, template, num_frames, batch["lengths"]
+  )
+
+
+def bucket(num_frames: int) -> int:
+  """The next of 64, 80, 96, 112, 128, 160, 192, ...: four lengths in an octave.
+
+  Sounds are padded to these, so that few programs are compiled for sounds of any
+  length; the network is told the true lengths.
+  """
+  num_frames = max(num_frames, audio.CLIP_FRAMES)
+  step = 2 ** ((num_frames - 1).bit_length() - 3)
+  return -(-num_frames // step) * step
+
+
+def _batch(
+  sounds: list[np.ndarray], codes: list[np.ndarray | None], size: int
+) -> dict[str, np.ndarray]:
+  """`size` rows of one length; the last row is repeated where sounds are too few."""
+  frames = bucket(max(audio.num_frames(len(sound)) for sound in sounds))
+  rows = [_row(*pair, frames) for pair in zip(sounds, codes, strict=True)]
+  rows += rows[-1:] * (size - len(rows))
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _row(
+  sound: np.ndarray, code: np.ndarray | None, padded_frames: int
+) -> dict[str, np.ndarray]:
+  num_frames = audio.num_frames(len(sound))
+  # A sound shorter than a training clip is followed by silence that counts.
+  length = max(num_frames, audio.CLIP_FRAMES)
+  reflected = np.pad(audio.fit_to_frames(sound, length), audio.SIDE, mode="reflect")
+  padded_samples = audio.num_samples(padded_frames) + 2 * audio.SIDE
+  row = {
+    "reflected": np.pad(reflected, (0, padded_samples - len(reflected))),
+    "lengths": np.int32(length),
+  }
+  if code is not None:
+    row["template"] = _fit_template(code, num_frames, padded_frames)
+  return row
 
 
 def _fit_template(code: np.ndarray, num_frames: int, padded_frames: int) -> np.ndarray:
-  """(D,) or (T, D) -> (1, D) or (1, padded_frames, D); other lengths are stretched."""
+  """(D,) stays; (T, D) -> (padded_frames, D), stretched over the first `num_frames`."""
   if code.ndim == 1:
-    return code[None]
+    return code
   at = np.linspace(0, len(code) - 1, num_frames)
   stretched = np.stack(
     [np.interp(at, np.arange(len(code)), c) for c in code.T], axis=-1
   )
   padding = [(0, padded_frames - num_frames), (0, 0)]
-  return np.pad(stretched, padding, mode="edge").astype(np.float32)[None]
+  return np.pad(stretched, padding, mode="edge").astype(np.float32)

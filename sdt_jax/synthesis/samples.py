@@ -1,24 +1,22 @@
 """The pictures that a training run leaves: sample videos and maps of the templates."""
 
 import concurrent.futures
-import logging
 import pathlib
 import threading
 from collections.abc import Callable
 
 import matplotlib
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
 
 from sdt_jax import audio, files
 from sdt_jax.synthesis import render, video
+from sdt_jax.training.logs import Board, Guard
 from sdt_jax.training.loop import Sample
 
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
-
-_log = logging.getLogger(__name__)
 
 _WAITING = 8  # pictures that may wait before training does
 _BOARD_SIZE = (480, 135)  # of videos in TensorBoard, which keeps them as GIF
@@ -63,19 +61,18 @@ def principal_components(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Gallery:
   """Makes the pictures of a run in a thread of its own.
 
-  When too many wait, adding one more waits. What fails is told and left out: pictures
-  never stop a training run.
+  When too many wait, adding one more waits. What fails is left out, and told once:
+  pictures never stop a training run.
 
   Args:
     folder: where they go.
-    board: TensorBoard writer, for the maps and, if asked for, the videos.
+    board: of TensorBoard, for the maps and, if asked for, the videos.
     board_videos: whether TensorBoard gets the sample videos and their sound.
   """
 
-  def __init__(
-    self, folder: pathlib.Path, board: tensorboardX.SummaryWriter, board_videos: bool
-  ):
+  def __init__(self, folder: pathlib.Path, board: Board, board_videos: bool):
     self._folder, self._board, self._board_videos = folder, board, board_videos
+    self._guard = Guard(str(folder))
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "gallery")
     self._slots = threading.BoundedSemaphore(_WAITING)
 
@@ -96,12 +93,8 @@ class Gallery:
     self._thread.submit(self._guarded, make, *args)
 
   def _guarded(self, make: Callable, *args) -> None:
-    try:
-      make(*args)
-    except Exception as e:  # whatever it is, the run is worth more
-      _log.warning("a picture is left out (%s: %s)", type(e).__name__, e)
-    finally:
-      self._slots.release()
+    self._guard(make, *args)
+    self._slots.release()
 
   def _sample(self, sample: Sample, step: int) -> None:
     write_sample(self._folder, sample)
@@ -111,14 +104,12 @@ class Gallery:
         sample.poses_px, sample.truth_px, size=_BOARD_SIZE
       )
       clip = np.stack(list(frames)).transpose(0, 3, 1, 2)
-      self._board.add_video(tag, clip[None], step, fps=audio.FPS)
-      self._board.add_audio(
-        tag, sample.audio[:, None], step, sample_rate=audio.SAMPLE_RATE
-      )
+      self._board.add(summary.video(tag, clip[None], fps=audio.FPS), step)
+      sound = sample.audio[:, None]
+      self._board.add(summary.audio(tag, sound, sample_rate=audio.SAMPLE_RATE), step)
 
   def _templates(self, bank: np.ndarray, epoch: int, step: int) -> None:
     path = self._folder / f"epoch{epoch:04d}_templates.png"
     write_template_map(path, bank, f"templates after epoch {epoch}")
-    self._board.add_image(
-      "templates", plt.imread(path)[..., :3], step, dataformats="HWC"
-    )
+    picture = plt.imread(path)[..., :3]
+    self._board.add(summary.image("templates", picture, dataformats="HWC"), step)

@@ -9,13 +9,12 @@ FILE.npz   array `template`: (D,) or (S, D) for S renderings, or (S, T, D) for
 
 import pathlib
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from sdt_jax import files
 from sdt_jax.errors import UserError
 
 
@@ -88,7 +87,7 @@ def check(code: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
 
 
 def _row(text: str, spec: str, size: int) -> int:
-  row = int(text)
+  row = int(text[:20])  # beyond, no bank is as large, and Python refuses 4300 digits
   if not 0 <= row < size:
     raise UserError(
       f"--template={spec}: index {row} is outside the bank of {size} templates; "
@@ -107,22 +106,15 @@ def _blend(bank, first: int, last: int, count: int) -> Iterator[Template]:
 def _read(path: pathlib.Path, size: int) -> np.ndarray:
   """Array `template` of a file, one row for each rendering."""
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      codes = np.asarray(arrays["template"], np.float32)
-  except FileNotFoundError:
-    raise UserError(f"--template={path}: no such file") from None
-  except KeyError:
-    raise UserError(f"--template={path}: has no array named 'template'") from None
-  # TypeError: a single array (.npy) under this name.
-  except (
-    OSError,
-    TypeError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
-    raise UserError(f"--template={path}: not an .npz file of numbers ({e})") from e
+    array = files.read_arrays(path, "template")["template"]
+  except UserError as e:
+    raise UserError(f"--template={e}") from e
+  if array.dtype.kind not in "fiu":
+    raise UserError(
+      f"--template={path}: 'template' has type {array.dtype}; give numbers"
+    )
+  with np.errstate(over="ignore"):  # infinite ones are refused below
+    codes = array.astype(np.float32)
   if codes.ndim == 1:
     codes = codes[None]
   if codes.ndim not in (2, 3) or codes.shape[-1] != size or not codes.size:

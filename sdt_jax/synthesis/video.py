@@ -1,37 +1,35 @@
 """Frames and sound -> mp4. The only file that knows the encoder.
 
-moviepy's writer drives the ffmpeg binary that imageio-ffmpeg carries, frame by frame;
-moviepy's clips would ask for frames by time instead, and lose or double some. The sound
-comes in a second pass, without encoding the picture again: only then is the number of
-frames, and with it the duration, known.
+PyAV hands the frames to x264, which works in threads of its own while the next one is
+drawn. Picture and sound go in step: what a frame lasts, then its samples, so that both
+end together however many frames come.
 """
 
+import concurrent.futures
 import contextlib
 import itertools
+import math
 import os
 import pathlib
-import re
-import subprocess
 import tempfile
-import wave
 from collections.abc import Iterable, Iterator
-from typing import cast
+from fractions import Fraction
 
+import av
 import numpy as np
-from moviepy.config import FFMPEG_BINARY
-from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
 
-_FASTSTART = ("-movflags", "+faststart")
-# Players guess an untold colour matrix from the picture size, and shift the colours.
-# The pixel format goes by a filter, since moviepy appends a `-pix_fmt` of its own.
-_PICTURE = (
-  *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-  *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
-  *("-color_range", "tv"),
-)
+# Drawings on a still ground: no B-frames and a coarse search of motion cost a third
+# more bytes at the same likeness, and save over 40 % of the encoder's time.
+_X264 = {"bf": "0", "subq": "1", "motion-est": "dia", "weightp": "0"}
+_BT709 = 1  # matrix, primaries and transfer in the tables of H.273
 
 
 def write_video(
@@ -59,74 +57,27 @@ def write_video(
     ValueError: there are no frames, or their sizes differ.
   """
   path = pathlib.Path(path)
-  with _user_errors(path):
-    # Absolute: FFmpeg takes "10:30/talk.mp4" for a protocol and "-out/..." for a flag.
+  with _user_errors(path, OSError):
+    # Absolute: FFmpeg takes "10:30/talk.mp4" for a protocol.
     beside = tempfile.TemporaryDirectory(prefix=".video-", dir=path.absolute().parent)
   with beside as folder:
-    video, count = _encode(folder, frames, fps, preset, path)
-    with _user_errors(path):
-      if audio is not None:
-        samples = round(count / fps * sample_rate)
-        video = _add_sound(video, _fit(audio, samples), sample_rate)
+    video = os.path.join(folder, "video.mp4")
+    # Not OSError: that would be of the frames, which come from elsewhere.
+    with _user_errors(path, FFmpegError, UnknownCodecError):
+      _encode(video, _same_size(frames), fps, audio, sample_rate, preset)
+    with _user_errors(path, OSError):
       os.replace(video, path)
 
 
 @contextlib.contextmanager
-def _user_errors(path: pathlib.Path) -> Iterator[None]:
-  """Failures of the file system and of the encoder, as one line about `path`."""
+def _user_errors(path: pathlib.Path, *kinds: type[Exception]) -> Iterator[None]:
+  """Failures of the file system or of the encoder, as one line about `path`."""
   try:
     yield
-  except OSError as e:
-    reason = e.strerror or _last_line(str(e))
+  except kinds as e:
+    log = getattr(e, "log", None)  # level, part of FFmpeg, message
+    reason = log[2].strip() if log else getattr(e, "strerror", None) or e
     raise UserError(f"{path}: cannot be written ({reason})") from e
-
-
-def _last_line(text: str) -> str:
-  line = (text.strip() or "the encoder gave no reason").splitlines()[-1]
-  return re.sub(r"^\[.* @ 0x\w+\]", "", line).strip()  # which part of ffmpeg speaks
-
-
-def _encode(
-  folder: str,
-  frames: Iterable[np.ndarray],
-  fps: int,
-  preset: str,
-  target: pathlib.Path,
-) -> tuple[str, int]:
-  """Silent video in `folder`, and its number of frames. `target` is for messages."""
-  frames = iter(frames)
-  first = next(frames, None)
-  if first is None:
-    raise ValueError("a video needs at least one frame")
-  height, width = first.shape[:2]
-  video = os.path.join(folder, "video.mp4")
-  writer = FFMPEG_VideoWriter(
-    video,
-    size=(width + width % 2, height + height % 2),
-    fps=fps,
-    preset=preset,
-    ffmpeg_params=[*_PICTURE, *_FASTSTART],
-  )
-  encoder = cast("subprocess.Popen[bytes]", writer.proc)
-  count = 0
-  try:
-    for frame in _same_size(itertools.chain([first], frames)):
-      with _user_errors(target):
-        writer.write_frame(_even(frame))
-      count += 1
-    _, messages = encoder.communicate()
-  except BaseException:
-    encoder.kill()
-    encoder.communicate()
-    raise
-  with _user_errors(target):
-    _check(encoder.returncode, messages)
-  return video, count
-
-
-def _check(returncode: int, messages: bytes) -> None:
-  if returncode:
-    raise OSError(messages.decode(errors="replace"))
 
 
 def _same_size(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -138,30 +89,78 @@ def _same_size(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     yield frame
 
 
-def _even(frame: np.ndarray) -> np.ndarray:
-  """Repeats the last row or column of an odd size; yuv420p halves both."""
-  height, width = frame.shape[:2]
-  if height % 2 or width % 2:
-    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-  return frame
+def _encode(
+  video: str,
+  frames: Iterator[np.ndarray],
+  fps: int,
+  audio: np.ndarray | None,
+  sample_rate: int,
+  preset: str,
+) -> None:
+  first = next(frames, None)
+  if first is None:
+    raise ValueError("a video needs at least one frame")
+  # Durations to the frame and to the sample; milliseconds else.
+  ticks = math.lcm(fps, sample_rate)
+  options = {"movflags": "+faststart", "movie_timescale": str(ticks)}
+  with av.open(video, "w", options=options) as file:
+    picture = _add_picture(file, first.shape, fps, preset)
+    tracks: list = [(picture, _ahead(_yuv(itertools.chain([first], frames))))]
+    if audio is not None:
+      sound = file.add_stream("aac", rate=sample_rate, layout="mono")
+      tracks.append((sound, _pieces(audio, fps, sample_rate)))
+    streams, parts = zip(*tracks, strict=True)
+    for step in zip(*parts, strict=False):  # the sound goes on, the picture ends
+      for stream, part in zip(streams, step, strict=True):
+        file.mux(stream.encode(part))
+    for stream in streams:
+      file.mux(stream.encode())  # what waits in it
 
 
-def _fit(audio: np.ndarray, length: int) -> np.ndarray:
-  return np.pad(audio[:length], (0, max(0, length - len(audio))))
+def _add_picture(
+  file: OutputContainer, shape: tuple[int, ...], fps: int, preset: str
+) -> VideoStream:
+  height, width = shape[:2]
+  stream = file.add_stream("libx264", fps, options={"preset": preset, **_X264})
+  stream.height, stream.width = height + height % 2, width + width % 2
+  # Players guess an untold colour matrix from the picture size, and shift the colours.
+  context = stream.codec_context
+  context.color_range = ColorRange.MPEG
+  context.colorspace = context.color_primaries = context.color_trc = _BT709
+  return stream
 
 
-def _add_sound(video: str, audio: np.ndarray, sample_rate: int) -> str:
-  """The picture of `video` with this sound, as a file beside it."""
-  folder = os.path.dirname(video)
-  wav, both = os.path.join(folder, "sound.wav"), os.path.join(folder, "both.mp4")
-  with wave.open(wav, "wb") as file:
-    file.setnchannels(1)
-    file.setsampwidth(2)
-    file.setframerate(sample_rate)
-    pcm = np.rint(np.clip(audio, -1, 1) * np.iinfo(np.int16).max)
-    file.writeframes(pcm.astype("<i2").tobytes())
-  command = [FFMPEG_BINARY, "-loglevel", "error", "-i", video, "-i", wav]
-  command += ["-c:v", "copy", "-c:a", "aac", *_FASTSTART, both]
-  done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-  _check(done.returncode, done.stderr)
-  return both
+def _ahead(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+  """The same, each made while the one before it is in use."""
+  with concurrent.futures.ThreadPoolExecutor(1, "frames") as thread:
+    coming = thread.submit(next, frames, None)
+    while (frame := coming.result()) is not None:
+      coming = thread.submit(next, frames, None)
+      yield frame
+
+
+def _yuv(frames: Iterable[np.ndarray]) -> Iterator[av.VideoFrame]:
+  """As x264 takes them, of even size: yuv420p halves both sides."""
+  to_yuv = VideoReformatter()
+  for frame in frames:
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+      frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    yield to_yuv.reformat(
+      av.VideoFrame.from_ndarray(frame, format="rgb24"),
+      format="yuv420p",
+      dst_colorspace=Colorspace.ITU709,
+      dst_color_range=ColorRange.MPEG,
+    )
+
+
+def _pieces(audio: np.ndarray, fps: int, rate: int) -> Iterator[av.AudioFrame]:
+  """The samples under each picture; after the last of them, silence without end."""
+  ends = (round(i / fps * rate) for i in itertools.count())
+  for start, end in itertools.pairwise(ends):
+    piece = np.zeros((1, end - start), np.float32)
+    there = np.clip(audio[start:end], -1, 1)
+    piece[0, : len(there)] = there
+    frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+    frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+    yield frame
