@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart report test test-all lint clean
+.PHONY: quickstart report bench test test-all lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.quickstart
@@ -11,6 +11,10 @@ quickstart: $(VENV)/installed
 # The ladder of experiments on the synthetic speaker: docs/report is what it wrote.
 report: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.evaluation.report --config=configs/quick.py
+
+# All benchmarks: docs/performance.md says what they measure.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.all --output=docs/performance_table.md
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2

@@ -1,0 +1,46 @@
+"""How long demo.py takes, stage by stage, with a full-size model.
+
+    python -m benchmarks.demo
+
+Each run is a process of its own. The first one finds an empty
+cache of compiled programs.
+"""
+
+import pathlib
+import tempfile
+
+from benchmarks import measure, stages, workloads
+
+_SPEECH = "sdt_jax/assets/sample_speech.flac"
+
+
+def main() -> list[measure.Row]:
+  measure.time_programs()
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    workloads.untrained_run(folder / "run", workloads.config("sdt_bp"))
+    first, *others = [
+      stages.timed(
+        folder / "cache",
+        "demo.py",
+        f"--workdir={folder / 'run'}",
+        f"--audio={_SPEECH}",
+        f"--output_dir={folder / 'out'}",
+      )
+      for _ in range(1 + measure.REPEATS.value)
+    ]
+  return [
+    measure.Row("first run", "s", [sum(first.stages.values())]),
+    measure.Row("later runs", "s", [sum(t.stages.values()) for t in others]),
+    measure.Row(
+      "of it until the model runs", "s", [t.begins["generate"] for t in others], 2.5
+    ),
+    *(
+      measure.Row(f"stage: {stage}", "s", [t.stages[stage] for t in others])
+      for stage in first.stages
+    ),
+  ]
+
+
+if __name__ == "__main__":
+  measure.run(main)

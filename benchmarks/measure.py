@@ -1,0 +1,221 @@
+"""What the benchmarks share: repeats, the table, the JSON line, the profile.
+
+A program hands `run` a function that returns its rows. Units tell what is better: more
+of a rate ("clips/s"), less of anything else ("s", "%").
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import platform
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from sdt_jax import cli
+from sdt_jax.errors import UserError
+
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each variant.", lower_bound=1)
+_WARMUP = flags.DEFINE_integer("warmup", 1, "Calls that are not timed.", lower_bound=0)
+_PROFILE = flags.DEFINE_string(
+  "profile", None, "Folder for a jax.profiler trace of one warm call of each variant."
+)
+
+_SHORTEST_TIMING = 0.2  # seconds; shorter calls are timed several at once
+
+_Key = TypeVar("_Key")
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A line of the table.
+
+  Attributes:
+    name: what was measured.
+    unit: of the values.
+    values: one for each repeat; the table shows their median and quartiles.
+    goal: at least so many for rates, at most for other units; None for none.
+    details: further columns.
+  """
+
+  name: str
+  unit: str
+  values: Sequence[float]
+  goal: float | None = None
+  details: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def to_json(self) -> dict[str, Any]:
+    low, median, high = np.percentile(self.values, [25, 50, 75])
+    met = None
+    if self.goal is not None:
+      is_rate = self.unit.endswith("/s")
+      met = bool(median >= self.goal if is_rate else median <= self.goal)
+    numbers = {"median": median, "low": low, "high": high, **self.details}
+    return {
+      "name": self.name,
+      "unit": self.unit,
+      **{key: float(f"{value:.5g}") for key, value in numbers.items()},
+      "repeats": len(self.values),
+      "goal": self.goal,
+      "met": met,
+    }
+
+
+def run(main: Callable[[], list[Row]]) -> None:
+  """Parses the flags, measures, prints; errors as in the other programs."""
+  # The time to compile counts; a user's cache would hide it.
+  jax.config.update("jax_enable_compilation_cache", False)
+  cli.run(lambda: report(main))
+
+
+def report(main: Callable[[], list[Row]]) -> None:
+  """Prints the rows that `main` returns as a table, then as one line of JSON."""
+  rows = [row.to_json() for row in main()]
+  benchmark = pathlib.Path(main.__code__.co_filename).stem
+  peak_mb = round(_peak_memory() / 1e6)
+  print(f"{benchmark}: {describe(machine())}; peak memory {peak_mb:,} MB")
+  print(text_table(cells(rows)))
+  result = {"benchmark": benchmark, **machine(), "peak_memory_mb": peak_mb}
+  print(json.dumps(result | {"rows": rows}))
+
+
+def machine() -> dict[str, Any]:
+  """The versions, and what the benchmark runs on."""
+  devices = jax.devices()
+  return {
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "device": devices[0].device_kind,
+    "devices": len(devices),
+    "cores": len(os.sched_getaffinity(0)),
+  }
+
+
+def describe(machine: dict[str, Any]) -> str:
+  """One line about `machine()`."""
+  return "{devices} x {device}, {cores} CPU cores, Python {python}, JAX {jax}".format(
+    **machine
+  )
+
+
+def is_cpu() -> bool:
+  return jax.default_backend() == "cpu"
+
+
+def _peak_memory() -> float:
+  """Bytes: of the first device, or of this process where that is the CPU."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats:
+    return stats["peak_bytes_in_use"]
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def interleave(variants: dict[_Key, Callable[[], Any]]) -> dict[_Key, list[float]]:
+  """Seconds of a call, `--repeats` times for each variant, in turn: A B A B ...
+
+  What a variant returns is waited for, once per timing.
+  """
+  calls = {name: _calls(function) for name, function in variants.items()}
+  seconds: dict[_Key, list[float]] = {name: [] for name in variants}
+  for _ in range(REPEATS.value):
+    for name, function in variants.items():
+      seconds[name].append(_time(function, calls[name]))
+  if _PROFILE.value:
+    with jax.profiler.trace(_PROFILE.value):
+      for function in variants.values():
+        _time(function, 1)
+  return seconds
+
+
+def _calls(function: Callable[[], Any]) -> int:
+  """Warms up; returns how many calls make a timing that is long enough."""
+  for _ in range(_WARMUP.value):
+    _time(function, 1)
+  return max(1, math.ceil(_SHORTEST_TIMING / _time(function, 1)))
+
+
+def _time(function: Callable[[], Any], calls: int) -> float:
+  start = time.perf_counter()
+  result = None
+  for _ in range(calls):
+    result = function()
+  jax.block_until_ready(result)
+  return (time.perf_counter() - start) / calls
+
+
+def time_programs() -> None:
+  """To be called first by a benchmark of whole programs, which are other processes.
+
+  Raises:
+    UserError: a profile is asked for, which would show nothing of them.
+  """
+  if _PROFILE.value:
+    raise UserError(
+      "--profile: this benchmark times whole programs; profile training_step, "
+      "generation or encoding"
+    )
+  # Leaves them the memory of an accelerator.
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+
+def rates(count: float, seconds: list[float]) -> list[float]:
+  """`count` things in each of these times, per second."""
+  return [count / s for s in seconds]
+
+
+def matrix_peak(dtype: str) -> float:
+  """FLOP/s of the product of two large square matrices, the best of the repeats."""
+  size = 2048 if is_cpu() else 8192
+  a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+  multiply = jax.jit(jnp.matmul)
+  return 2 * size**3 / min(interleave({"": lambda: multiply(a, b)})[""])
+
+
+def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+  """Header and body of the table of these rows, as text."""
+  fixed = {"name", "unit", "median", "low", "high", "repeats", "goal", "met"}
+  extra = list(dict.fromkeys(key for row in rows for key in row if key not in fixed))
+  table = [["what", "goal", "measured", "", "quartiles", "unit", *extra]]
+  for row in rows:
+    spread = f"{number(row['low'])} to {number(row['high'])}"
+    table.append(
+      [
+        row["name"],
+        number(row["goal"]),
+        number(row["median"]),
+        {True: "met", False: "missed", None: ""}[row["met"]],
+        spread if row["repeats"] > 1 else "once",
+        row["unit"],
+        *(number(row.get(key)) for key in extra),
+      ]
+    )
+  return table
+
+
+def number(value: float | None) -> str:
+  """Three digits; all of them from 1,000 on."""
+  if value is None:
+    return ""
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def text_table(table: list[list[str]]) -> str:
+  """Columns side by side, the first to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  return "\n".join(
+    "  ".join(
+      cell.rjust(width) if i else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    for line in table
+  )

@@ -1,0 +1,62 @@
+"""How fast the whole loop trains, and what share of its time it waits for input.
+
+    python -m benchmarks.training_loop [--epochs=3] [--set=FIELD=VALUE ...]
+
+`configs/quick.py`, whose step is the shortest, on its synthetic speaker: with the data
+on the device or streamed, and with several steps per dispatch. The numbers are those of
+metrics.jsonl; the first line of a run, with its compilation, does not count.
+"""
+
+import pathlib
+import tempfile
+
+from absl import flags
+
+from benchmarks import measure, workloads
+from sdt_jax import workdir
+from sdt_jax.synthesis import samples
+from sdt_jax.training import loop
+
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Of 16 steps each.", lower_bound=1)
+
+_VARIANTS = {
+  "resident, 1 step at a time": {"steps_at_once": 1},
+  "resident, 4 steps at a time": {"steps_at_once": 4},
+  "streamed": {"dataset.cache_gb": 0.0},
+}
+
+
+def main() -> list[measure.Row]:
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for name, fields in _VARIANTS.items():
+      lines = _train(pathlib.Path(folder), name, fields)
+      speeds = [line["clips_per_s"] for line in lines]
+      waits = [100 * line["input_wait"] for line in lines]
+      rows.append(measure.Row(name, "clips/s", speeds))
+      rows.append(measure.Row(f"{name}: waiting for input", "%", waits, 1))
+  return rows
+
+
+def _train(folder: pathlib.Path, name: str, fields: dict) -> list[dict]:
+  """The lines about training steps, but for the first."""
+  config = workloads.config("quick")
+  config.update_from_flattened_dict(
+    {
+      "num_epochs": _EPOCHS.value,
+      "dataset.data_dir": str(folder / "data"),
+      "dataset.num_train_clips": 16 * config.batch_size,
+      "dataset.num_dev_clips": config.batch_size,
+      "log.every_steps": 8,
+      "log.video_every_epochs": 0,
+      **fields,
+    }
+  )
+  path = folder / name
+  loop.train(config, path, samples.Gallery)
+  lines = workdir.read_metrics(path)
+  return [line for line in lines if line["split"] == "train"][1:]
+
+
+if __name__ == "__main__":
+  measure.run(main)

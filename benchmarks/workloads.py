@@ -1,0 +1,129 @@
+"""What the benchmarks work on: made up, the same in every run."""
+
+import ast
+import concurrent.futures
+import csv
+import functools
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from sdt_jax import audio, pose, speakers, workdir
+from sdt_jax import keypoints as kp
+from sdt_jax.config import Config
+from sdt_jax.data import synthetic_speaker
+from sdt_jax.errors import UserError
+from sdt_jax.training import checkpoints, experiments, parallel
+
+NUM_CLIPS = flags.DEFINE_integer(
+  "num_clips", 600, "Of the made-up data pack.", lower_bound=2
+)
+_SET = flags.DEFINE_multi_string("set", [], "Config fields to change: FIELD=VALUE.")
+
+SPEAKER = "made_up"
+_STRIDE = 5  # frames between published clips
+_CLIPS_PER_VIDEO = 50
+
+
+def config(name: str) -> Config:
+  """That of `configs/<name>.py`, with the fields of `--set`.
+
+  Raises:
+    UserError: there is no such file or field, or the value is of another type.
+  """
+  try:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    fields = dict(item.split("=", 1) for item in _SET.value)
+    config.update_from_flattened_dict(
+      {field: ast.literal_eval(value) for field, value in fields.items()}
+    )
+  except (ImportError, KeyError, TypeError, ValueError, SyntaxError) as e:
+    raise UserError(f"configs/{name}.py with --set={' '.join(_SET.value)}: {e}") from e
+  return config
+
+
+def write_pack(root: pathlib.Path) -> None:
+  """A data pack of `--num_clips` clips in the published layout; the last are dev."""
+  folder = root / SPEAKER
+  (folder / "clips").mkdir(parents=True)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    firsts = range(0, NUM_CLIPS.value, _CLIPS_PER_VIDEO)
+    videos = pool.map(functools.partial(_write_video, folder), firsts)
+    rows = [row for video in videos for row in video]
+  for row in rows[-max(1, len(rows) // 10) :]:
+    row[0] = "dev"
+  with (folder / "processed_137.csv").open("w", newline="") as file:
+    header = ["dataset", "start", "end", "interval_id", "pose_fn", "speaker"]
+    csv.writer(file).writerows([header, *rows])
+
+
+def _write_video(folder: pathlib.Path, first: int) -> list[list]:
+  """Writes the clips from the `first` on that come from one video; their csv rows."""
+  count = min(_CLIPS_PER_VIDEO, NUM_CLIPS.value - first)
+  last = _STRIDE * (count - 1)
+  video = _perform(seed=first, num_frames=last + audio.CLIP_FRAMES)
+  rows = []
+  for start in range(0, last + 1, _STRIDE):
+    end = start + audio.CLIP_FRAMES
+    name = f"clips/{first}-{start}-{end}.npz"
+    sound = video.audio[audio.num_samples(start) : audio.num_samples(end)]
+    np.savez_compressed(folder / name, pose=video.keypoints[start:end], audio=sound)
+    rows.append(["train", start, end, first, name, SPEAKER])
+  return rows
+
+
+def _perform(seed: int, num_frames: int) -> synthetic_speaker.Performance:
+  speaker = synthetic_speaker.make_speaker(SPEAKER)
+  return synthetic_speaker.perform(speaker, seed, num_frames)
+
+
+def speech(seconds: float) -> np.ndarray:
+  """(samples,) float32 at 16 kHz."""
+  return _perform(0, round(seconds * audio.FPS)).audio
+
+
+def motion(num_frames: int) -> np.ndarray:
+  """(num_frames, 2, 121) final poses."""
+  performance = _perform(0, num_frames)
+  poses_px = pose.from_keypoints_137(performance.keypoints)
+  detected = np.ones((num_frames, kp.NUM_KEYPOINTS), bool)
+  table = speakers.from_poses(SPEAKER, poses_px, detected).table(hierarchical=False)
+  return (poses_px * table.scale_factor).astype(np.float32)
+
+
+def map_step(experiment: experiments.Experiment):
+  """`parallel.map_steps` of its training step, for batches that are sent to it."""
+  step = experiments.train_step(experiment)
+  return parallel.map_steps(lambda state, data, x: step(state, x), "jit")
+
+
+def block(size: int) -> dict[str, np.ndarray]:
+  """A training batch of noise, as a block of one step: arrays (1, size, ...)."""
+  rng = np.random.default_rng(0)
+  samples = audio.num_samples(audio.CLIP_FRAMES)
+  poses_shape = (1, size, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS)
+  return {
+    "audio": rng.uniform(-0.5, 0.5, (1, size, samples)).astype(np.float32),
+    "poses": rng.normal(size=poses_shape).astype(np.float32),
+    "index": np.arange(size, dtype=np.int32)[None],
+  }
+
+
+def untrained_run(path: pathlib.Path, config: Config, num_clips: int = 100) -> None:
+  """Makes the workdir of a run that has not trained yet, with random templates."""
+  experiment = experiments.build(config, steps_per_epoch=1)
+  state = experiments.init(experiment, config.seed, num_clips)
+  templates = state.params["templates"]
+  drawn = jax.random.normal(jax.random.key(0), templates.shape)
+  state = state.replace(params=state.params | {"templates": drawn})
+  clips = workdir.unnamed_clips("oliver", num_clips)
+  workdir.create(path, config, speakers.published("oliver"), clips)
+  saved = checkpoints.Checkpoints(
+    path / workdir.CHECKPOINTS, config.checkpoint.best_metric
+  )
+  meta = {"epoch": 0, "num_clips": num_clips}
+  saved.save(parallel.replicate(state), meta, {})
+  saved.close()

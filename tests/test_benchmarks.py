@@ -1,0 +1,141 @@
+"""The benchmarks run and print what they say; speeds are not looked at."""
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from benchmarks import measure
+
+_TINY_MODEL = (
+  "generator.channels=8",
+  "generator.audio_channels=(4, 4, 8, 8)",
+  "template.size=4",
+  "batch_size=8",
+)
+
+
+def _flags(**values: str | list[str]):
+  """Sets flags, as text, for a while."""
+  flags.FLAGS.mark_as_parsed()
+  return flagsaver.as_parsed(**values)
+
+
+def _report(capsys, program: str, **values) -> dict:
+  """What a benchmark's last line says; its table has a line for each row."""
+  main = importlib.import_module(f"benchmarks.{program}").main
+  with _flags(repeats="2", **values):
+    measure.report(main)
+  *table, last = capsys.readouterr().out.splitlines()
+  result = json.loads(last)
+  assert result["benchmark"] == program
+  assert len(result["rows"]) == len(table) - 2
+  for row, line in zip(result["rows"], table[2:], strict=True):
+    assert line.startswith(row["name"])
+    assert row["low"] <= row["median"] <= row["high"]
+  return result
+
+
+def _names(result: dict) -> list[str]:
+  return [row["name"] for row in result["rows"]]
+
+
+@pytest.mark.parametrize(
+  "experiment", ["pose2pose", pytest.param("s2g", marks=pytest.mark.slow)]
+)
+def test_training_step(capsys, experiment):
+  values = {"experiments": experiment, "batch_sizes": "8", "set": _TINY_MODEL}
+  step, matrices = _report(capsys, "training_step", **values)["rows"]
+  assert step["name"] == f"{experiment}, batch 8, float32"
+  assert matrices["name"] == "matrix product, float32"
+  speed = step["GFLOP/clip"] * step["median"] / 1000
+  assert step["TFLOP/s"] == pytest.approx(speed, rel=0.01)
+  assert step["memory MB"] > 0
+
+
+@pytest.mark.slow
+def test_input_pipeline_and_build(capsys):
+  result = _report(
+    capsys, "input_pipeline", num_clips="40", train_steps="2", set=_TINY_MODEL
+  )
+  assert len(result["rows"]) == 5
+  result = _report(capsys, "build", num_clips="4")
+  assert _names(result) == ["build, 4 compressed clips"]
+  assert result["rows"][0]["goal"] == 500
+
+
+@pytest.mark.slow
+def test_generation(capsys):
+  result = _report(capsys, "generation", lengths="3,5", set=_TINY_MODEL)
+  assert _names(result)[:2] == ["3 s of speech, warm", "5 s of speech, warm"]
+  assert len(result["rows"]) == 6
+
+
+def test_drawing_and_encoding(capsys):
+  assert len(_names(_report(capsys, "drawing", frames="2"))) == 2
+  result = _report(capsys, "encoding", seconds="0.4")
+  assert _names(result) == ["poses to file", "drawn frames to file"]
+
+
+@pytest.mark.slow
+def test_demo_and_quickstart(capsys):
+  rows = _report(capsys, "demo", set=_TINY_MODEL)["rows"]
+  seconds = {row["name"]: row["median"] for row in rows}
+  stages = [s for name, s in seconds.items() if name.startswith("stage: ")]
+  assert {"stage: imports", "stage: generate", "stage: load"} <= set(seconds)
+  assert sum(stages) == pytest.approx(seconds["later runs"], rel=0.2)
+  run = ("num_epochs=1", "dataset.num_train_clips=16", "dataset.num_dev_clips=8")
+  tiny_run = [f"--config.{field}" for field in (*_TINY_MODEL, *run)]
+  names = _names(_report(capsys, "quickstart", train_flag=tiny_run))
+  assert {"whole quickstart", "train.py", "eval.py", "demo.py"} <= set(names)
+  assert "train.py: data set" in names
+
+
+def test_goals_are_met_from_the_right_side():
+  rate = measure.Row("", "clips/s", [1, 3, 2], goal=2).to_json()
+  assert (rate["median"], rate["met"]) == (2, True)
+  assert not measure.Row("", "clips/s", [1], goal=2).to_json()["met"]
+  assert measure.Row("", "s", [1], goal=2).to_json()["met"]
+  assert measure.Row("", "s", [1]).to_json()["met"] is None
+
+
+def test_variants_take_turns(monkeypatch):
+  monkeypatch.setattr(measure, "_SHORTEST_TIMING", 0)  # one call for each timing
+  called = []
+  variants = {name: functools.partial(called.append, name) for name in "ab"}
+  with _flags(repeats="2", warmup="1"):
+    seconds = measure.interleave(variants)
+  assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+  assert "".join(called) == "aabbabab"
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-m", *command],
+    cwd=measure.ROOT,
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_a_wrong_flag_gets_one_line():
+  done = _run("benchmarks.drawing", "--frames=none")
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ")
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_all_writes_a_table(tmp_path):
+  output = tmp_path / "table.md"
+  done = _run("benchmarks.all", f"--output={output}", "--programs=drawing")
+  assert done.returncode == 0, done.stderr
+  lines = output.read_text().splitlines()
+  assert "## drawing" in lines
+  assert any(line.startswith("| drawing, 1280x720 | 800 |") for line in lines)
