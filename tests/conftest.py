@@ -29,6 +29,7 @@ def _compile_once(tmp_path_factory):
   """Programs that several tests (and test processes) compile are compiled once."""
   folder = tmp_path_factory.getbasetemp().parent / "jax_cache"
   jax.config.update("jax_compilation_cache_dir", str(folder))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for programs that tests start
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

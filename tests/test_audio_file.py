@@ -251,7 +251,7 @@ def test_video_without_sound_is_named(tmp_path):
     video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
     out.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
     out.mux(video.encode())
-  assert line(load_audio, path) == f"{path}: has no sound track"
+  assert line(load_audio, path) == f"{path}: has no sound track; give a file with sound"
 
 
 def test_nan_in_a_float_wav_is_named(tmp_path):

@@ -82,13 +82,13 @@ def test_what_was_saved_is_the_state_of_that_moment(tmp_path):
     bank={"mean": parallel.replicate(jnp.ones((500, 1000)))}
   )
   expected = jax.device_get(state)
-  add = parallel.map_step(
-    lambda state, batch: (jax.tree.map(lambda x: x + 1, state), batch["x"].sum()), "jit"
+  add = parallel.map_steps(
+    lambda state, data, x: (jax.tree.map(lambda y: y + 1, state), {"x": x.sum()}), "jit"
   )
-  batch = parallel.split({"x": np.zeros(8, np.float32)})
+  batch = parallel.split(np.zeros((1, 8), np.float32), axis=1)
   saved.save(state, META, {"l1": 1.0})
   for _ in range(5):
-    state, _ = add(state, batch)
+    state, _ = add(state, (), batch, 1)
   jax.block_until_ready(state)
   saved.close()
   _assert_same_bits(_open(tmp_path).restore(7, _zeros(expected)), expected)
@@ -100,7 +100,7 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
   assert _steps(tmp_path) == {2, 4, 5}
   saved = _open(tmp_path)
   assert (saved.find("latest"), saved.find("best"), saved.find("4")) == (5, 2, 4)
-  assert saved.latest_step() == 5
+  assert checkpoints.latest(tmp_path) == 5
   # A run that goes on later still knows the scores.
   _save(tmp_path, {6: 9.0}, keep_latest=2, keep_best=1)
   assert _steps(tmp_path) == {2, 5, 6}
@@ -112,7 +112,8 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
 def test_nothing_half_deleted_is_left(tmp_path):
   _save(tmp_path, {1: 3.0, 2: 2.0, 3: 1.0})
   leftover = tmp_path / "deleted" / "1"
-  leftover.mkdir(parents=True, exist_ok=True)
+  assert not leftover.parent.exists()
+  leftover.mkdir(parents=True)
   _save(tmp_path, {})
   assert not leftover.exists()
   assert _steps(tmp_path) == {3}
@@ -127,6 +128,16 @@ def test_a_save_that_was_killed_is_no_checkpoint(path):
   assert _open(path).find("latest") == 8
 
 
+def test_what_cannot_be_saved_is_told_in_one_line(path, caplog):
+  saved = checkpoints.Checkpoints(path, "l1")
+  path.rename(path.with_name("elsewhere"))
+  path.write_text("in the way")
+  with pytest.raises(UserError, match="cannot be written") as e:
+    saved.save(_state(8), META, {})
+  assert "\n" not in str(e.value)
+  assert "Traceback" not in caplog.text
+
+
 def test_reading_changes_nothing(path):
   before = sorted(path.rglob("*"))
   saved = _open(path)
@@ -137,20 +148,19 @@ def test_reading_changes_nothing(path):
 
 def test_without_a_checkpoint(tmp_path):
   folder = tmp_path / "checkpoints"
-  assert not checkpoints.exists(folder)
+  assert checkpoints.latest(folder) is None
   with pytest.raises(
     UserError, match="checkpoints: no checkpoint; train the run first"
   ):
     _open(folder).find("latest")
   assert not folder.exists()
   writer = checkpoints.Checkpoints(folder, "l1")
-  assert writer.latest_step() is None
   writer.close()
-  assert not checkpoints.exists(folder)
+  assert checkpoints.latest(folder) is None
 
 
-def test_exists(path):
-  assert checkpoints.exists(path)
+def test_the_latest_is_seen_without_opening(path):
+  assert checkpoints.latest(path) == 7
 
 
 def test_the_best_falls_back_to_the_latest(tmp_path):

@@ -25,35 +25,8 @@ def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None
   assert result.returncode == 2
 
 
-@pytest.mark.parametrize(
-  ("argv", "complaint"),
-  [
-    ("train.py", "--config"),
-    ("train.py --config=configs/nope.py", "configs/nope.py"),
-    ("train.py --config=configs", "configs"),
-    ("train.py --config=tests/data/mel.npz", "--config"),
-    ("train.py --config=sdt_jax/errors.py", "get_config"),
-    (f"train.py {QUICK} --nonsense=1", "'nonsense'"),
-    (f"train.py {QUICK} --config.nonsense=1", "nonsense"),
-    (f"train.py {QUICK} --config.dataset.nonsense=1", "nonsense"),
-    (f"train.py {QUICK} --config.batch_size=many", "--config.batch_size=many"),
-    (f"train.py {QUICK} --config.batch_size=1.5", "--config.batch_size=1.5"),
-    (f"train.py {QUICK} --config.dataset=3", "--config.dataset=3"),
-    (f"train.py {QUICK} --config.optimizer.milestones=(1,", "milestones"),
-    (f"train.py {QUICK} quick", "'quick'"),
-    ("eval.py", "--workdir"),
-    ("eval.py --workdir=nowhere --seed=x", "--seed=x"),
-    ("demo.py --audio=a.wav --output_dir=out", "--workdir"),
-    ("demo.py --workdir=w --audio=a.wav --output_dir=o --num_samples=two", "two"),
-  ],
-)
-def test_a_flag_that_cannot_be_used_is_one_line(argv, complaint):
-  _assert_refused(_run(*argv.split()), complaint)
-
-
-def test_a_sound_that_is_missing_is_one_line():
-  result = _run("demo.py", "--workdir=w", "--audio=none.wav", "--output_dir=o")
-  _assert_refused(result, "none.wav: no such file or folder")
+def test_a_flag_that_cannot_be_used_is_one_line():  # test_bad_inputs.py has the others
+  _assert_refused(_run("train.py", QUICK, "--nonsense=1"), "'nonsense'")
 
 
 _PROGRAM = """
@@ -116,3 +89,43 @@ def test_help_tells_the_command(program):
   result = _run(f"{program}.py", "--help")
   assert f"python {program}.py --" in result.stdout
   assert "Traceback" not in result.stderr
+
+
+_COMPILE = "import jax; print(jax.jit(lambda x: x * 7 + 1)(5))"
+
+
+def _compile(monkeypatch, **environment) -> subprocess.CompletedProcess:
+  """A program that compiles; everything is worth keeping."""
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  for name, value in environment.items():
+    monkeypatch.setenv(name, str(value))
+  result = _program(_COMPILE)
+  assert (result.returncode, result.stdout) == (0, "36\n"), result.stderr
+  return result
+
+
+def test_compiled_programs_are_kept_and_a_damaged_one_does_not_matter(
+  tmp_path, monkeypatch
+):
+  _compile(monkeypatch, XDG_CACHE_HOME=tmp_path)
+  kept = list((tmp_path / "sdt_jax" / "programs").rglob("*-cache"))
+  assert kept
+  for file in kept:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  _compile(monkeypatch, XDG_CACHE_HOME=tmp_path)
+
+
+def test_a_cache_that_the_user_names_is_taken(tmp_path, monkeypatch):
+  named = tmp_path / "mine"
+  _compile(
+    monkeypatch, XDG_CACHE_HOME=tmp_path / "other", JAX_COMPILATION_CACHE_DIR=named
+  )
+  assert list(named.glob("*-cache"))
+  assert not (tmp_path / "other").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("no folder")
+  result = _compile(monkeypatch, XDG_CACHE_HOME=tmp_path / "file")
+  assert result.stderr == ""

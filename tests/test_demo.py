@@ -1,5 +1,10 @@
 """Rendering of sound files, with a model that needs no training."""
 
+import itertools
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,13 +17,19 @@ from sdt_jax.synthesis import demo
 class StillModel:
   """Holds the mean pose of a published speaker."""
 
-  bank = np.zeros((3, 2), np.float32)
+  bank = np.arange(6, dtype=np.float32).reshape(3, 2)
+  at_once = 2
 
-  def generate(self, sound, sample_rate, template):
-    assert sample_rate == audio.SAMPLE_RATE
+  def generate_many(self, sounds, codes):
+    """The template, in the place of a coordinate, tells which is which."""
     table = speakers.published("oliver").hierarchical
     mean = pose.to_final(np.zeros_like(table.mean), table, True)
-    return np.repeat(mean[None], audio.num_frames(len(sound)), axis=0)
+    poses_px = []
+    for sound, code in zip(sounds, codes, strict=True):
+      frames = np.repeat(mean[None], audio.num_frames(len(sound)), axis=0)
+      frames[:, 0, 0] = code[0]
+      poses_px.append(frames)
+    return poses_px
 
 
 def _sound(path, seconds=0.5):
@@ -47,6 +58,38 @@ def test_several_samples_are_numbered_and_compared(tmp_path):
   )
   names = {p.name for p in (tmp_path / "out").iterdir()}
   assert {"a_0.mp4", "a_1.npz", "a_1.csv", "a_overview.png"} <= names
+
+
+def test_every_rendering_is_that_of_its_sound_and_template(tmp_path):
+  seconds = {"a": 0.5, "b": 0.9, "c": 0.7}
+  sounds = [_sound(tmp_path / f"{name}.wav", s) for name, s in seconds.items()]
+  videos = demo.render_files(
+    StillModel(), sounds, tmp_path / "out", num_samples=2, template="0:2"
+  )
+  expected = [f"{name}_{i}.mp4" for name in seconds for i in range(2)]
+  assert [video.name for video in videos] == expected
+  for (name, s), i in itertools.product(seconds.items(), range(2)):
+    arrays = np.load(tmp_path / "out" / f"{name}_{i}.npz")
+    poses_px = arrays["poses_pred_batch"][0]
+    assert len(poses_px) == audio.num_frames(int(s * 16_000))
+    assert (poses_px[:, 0, 0] == arrays["template"][0, 0]).all()
+    np.testing.assert_array_equal(arrays["template"][0], StillModel.bank[2 * i])
+
+
+def test_starting_a_demo_imports_nothing_that_it_can_do_without():
+  check = (
+    "import sys, demo; from sdt_jax.synthesis import demo, export, generate;"
+    "print(*(name for name in sys.argv[1:] if name in sys.modules))"
+  )
+  heavy = "tensorflow_datasets grain numba librosa matplotlib tensorboardX clu scipy"
+  result = subprocess.run(
+    [sys.executable, "-c", check, *heavy.split()],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert result.stdout.split() == []
 
 
 def test_a_sound_is_never_overwritten(tmp_path):

@@ -1,9 +1,12 @@
 """From a sound to poses, with a model that was saved and loaded like a trained one."""
 
+import contextlib
 import functools
 import shutil
 
 import golden
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +16,7 @@ import tiny
 import sdt_jax
 from sdt_jax import audio, pose, speakers, workdir
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis.generate import GestureModel
+from sdt_jax.synthesis.generate import GestureModel, bucket
 from sdt_jax.training import experiments, runs
 from sdt_jax.training.checkpoints import Checkpoints
 
@@ -103,16 +106,65 @@ def test_every_length_gives_its_frames(model, frames):
   assert np.isfinite(poses_px).all()
 
 
-def test_poses_are_those_of_the_network(path, model):
+@pytest.mark.parametrize("frames", [64, 71])
+def test_poses_are_those_of_the_network(path, model, frames):
   run = runs.load(path)
-  mel = audio.mel_spectrogram(jnp.asarray(audio.fit_to_frames(_whole_clip(), 64)[None]))
+  sound = _sound(frames)
+  mel = audio.mel_spectrogram(jnp.asarray(audio.fit_to_frames(sound, frames)[None]))
   poses_norm = run.experiment.generator.apply(
-    jax.device_get(run.state.network("generator")), mel, model.bank[3:4], 64
+    jax.device_get(run.state.network("generator")), mel, model.bank[3:4], frames
   )
   table = speakers.published("kubinec").hierarchical
   expected = pose.to_final(np.asarray(poses_norm[0]), table, hierarchical=True)
-  ours = model.generate(_whole_clip(), RATE, template=3)
+  ours = model.generate(sound, RATE, template=3)
   assert golden.relative_error(ours, expected) < 1e-4
+
+
+@hypothesis.given(st.integers(64, 10**6))
+def test_buckets_are_a_quarter_longer_at_most(frames):
+  assert frames <= bucket(frames) < 1.25 * frames
+  assert bucket(bucket(frames)) == bucket(frames)
+
+
+def test_there_are_four_buckets_in_an_octave():
+  lengths = {bucket(frames) for frames in range(1, 513)}
+  assert sorted(lengths) == [
+    *(64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+  ]
+
+
+def test_lengths_of_one_bucket_share_a_program(model):
+  with _compilations() as first:
+    model.generate(_sound(97), RATE, template=3)
+  with _compilations() as later:
+    model.generate(_sound(98), RATE, template=4)
+    model.generate(_sound(112), RATE, template=4)
+  assert first
+  assert not later
+
+
+@contextlib.contextmanager
+def _compilations():
+  """The times that JAX compiles for meanwhile."""
+  times = []
+
+  def listen(event, duration_secs, **kwargs):
+    if event == "/jax/core/compile/backend_compile_duration":
+      times.append(duration_secs)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield times
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_many_sounds_on_many_devices_are_as_one_by_one(model):
+  assert model.at_once == 8
+  sounds = [np.roll(_sound(frames), frames) for frames in (70, 5, 64, 80, 66) * 2]
+  codes = [model.bank[i % NUM_CLIPS] for i in range(len(sounds))]
+  together = model.generate_many(sounds, codes)
+  for sound, code, poses_px in zip(sounds, codes, together, strict=True):
+    alone = model.generate(sound, RATE, code)
+    assert golden.relative_error(poses_px, alone) < 1e-4
 
 
 def test_a_short_sound_is_followed_by_silence(model):
@@ -277,7 +329,7 @@ def test_a_config_that_lacks_a_field(path, tmp_path):
   copied = shutil.copytree(path, tmp_path / "workdir")
   text = (copied / workdir.CONFIG).read_text()
   (copied / workdir.CONFIG).write_text(text.replace('"norm"', '"norms"'))
-  with pytest.raises(UserError, match=r"config\.json: lacks a field.*norm"):
+  with pytest.raises(UserError, match=r"generator\.norm is missing"):
     sdt_jax.load(copied)
 
 

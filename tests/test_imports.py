@@ -18,19 +18,19 @@ LAYERS = (
   {"sdt_jax.synthesis"},
   # `python -m sdt_jax.evaluation.report` is a program, whatever its folder.
   {"sdt_jax", "sdt_jax.evaluation.report"}
-  | {"configs", "train", "eval", "demo", "data_prep"},
+  | {"configs", "train", "eval", "demo", "data_prep", "benchmarks"},
 )
 
 # Outside library -> the only modules that may know it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.
 OWNERS = {
   "jax.sharding": {"sdt_jax.training.parallel"},
-  "jax.experimental": {"sdt_jax.training.parallel"},
+  "jax.experimental": {"sdt_jax.training.parallel", "sdt_jax.training.processes"},
   "orbax": {"sdt_jax.training.checkpoints"},
   "torch": {"sdt_jax.interop"},
-  "moviepy": {"sdt_jax.synthesis.video"},
+  "moviepy": set(),  # tensorboardX makes its videos with it
   "cv2": {"sdt_jax.synthesis.render", "data_prep"},
-  "av": {"sdt_jax.audio_file", "data_prep"},
+  "av": {"sdt_jax.audio_file", "sdt_jax.synthesis.video", "data_prep"},
   "tensorflow_datasets": {"sdt_jax.data"},
   "grain": {"sdt_jax.data.pipeline"},
   "mediapipe": {"data_prep.mediapipe_worker"},
@@ -43,7 +43,7 @@ OWNERS = {
 def _sources() -> dict[str, pathlib.Path]:
   """Module name -> file, of everything but the tests."""
   files = [ROOT / f"{program}.py" for program in ("train", "eval", "demo")]
-  for folder in ("sdt_jax", "configs", "data_prep"):
+  for folder in ("sdt_jax", "configs", "data_prep", "benchmarks"):
     files += (ROOT / folder).rglob("*.py")
   names = {}
   for file in files:

@@ -299,35 +299,6 @@ def test_the_programs_import_train_on_render_and_export(content, tmp_path):
   assert (tmp_path / "export_stablehlo").stat().st_size
 
 
-@pytest.mark.parametrize(
-  ("flags", "line"),
-  [
-    ([], "{path}: is a folder, expected a torch checkpoint (.pth)"),
-    (
-      ["--config=none.py"],
-      "--config=none.py: no such file; take one of those in configs/",
-    ),
-  ],
-)
-def test_a_mistake_ends_with_one_line(tmp_path, flags, line):
-  command = ["-m", "sdt_jax.interop.import_torch", f"--checkpoint={tmp_path}"]
-  result = subprocess.run(
-    [
-      sys.executable,
-      *command,
-      "--speaker=oliver",
-      f"--workdir={tmp_path / 'a'}",
-      *flags,
-    ],
-    cwd=pathlib.Path(__file__).parents[1],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 2
-  assert result.stderr.splitlines() == ["error: " + line.format(path=tmp_path)]
-
-
 # What cannot be imported.
 
 

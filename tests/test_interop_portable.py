@@ -84,12 +84,6 @@ def test_it_is_for_cpu_and_cuda_and_any_size(folder):
   assert [str(n) for n in template.shape] == ["b", "6"]
 
 
-def test_the_length_of_the_poses_is_that_of_the_sound():
-  for frames in range(32, 2000):
-    mel_frames = audio.num_samples(frames) // 160 + 1
-    assert portable.num_frames(mel_frames) == frames
-
-
 def test_it_takes_32_frames_and_refuses_less(folder):
   exported = _load(folder, "s2g")
   mel = np.ones((1, 80, 214), np.float32)

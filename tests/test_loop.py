@@ -51,7 +51,8 @@ def _lines(path):
 
 
 def _timeless(path):
-  return [{k: v for k, v in x.items() if k != "clips_per_s"} for x in _lines(path)]
+  times = {"clips_per_s", "input_wait"}
+  return [{k: v for k, v in x.items() if k not in times} for x in _lines(path)]
 
 
 def _equal(a, b):
@@ -260,3 +261,78 @@ def test_checkpoints_by_steps(data_dir, tmp_path):
   loop.train(config, tmp_path / "w", _NoGallery)
   steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
   assert {"1", "2"} <= steps
+
+
+@pytest.mark.parametrize(
+  "fields", [{"dataset.cache_gb": 0.0}, {"steps_at_once": 3}], ids=str
+)
+def test_how_clips_come_to_the_devices_does_not_matter(
+  fields, trained, data_dir, tmp_path
+):
+  loop.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
+  for ours, theirs in zip(_timeless(tmp_path / "w"), _timeless(trained), strict=True):
+    assert ours.pop("split") == theirs.pop("split")
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_blocks_end_where_something_is_due(trained, data_dir, tmp_path):
+  """Lines, checkpoints and epochs of steps 3, 2 and 5 in blocks of up to 4."""
+  config = tiny.config(
+    data_dir,
+    **{
+      "batch_size": 8,
+      "dataset.num_train_clips": 40,
+      "steps_at_once": 4,
+      "log.every_steps": 3,
+      "checkpoint.every_steps": 2,
+      "checkpoint.keep_latest": 9,
+    },
+  )
+  loop.train(config, tmp_path / "w", _NoGallery)
+  lines = [(x["step"], x["split"]) for x in _lines(tmp_path / "w")]
+  train, dev = "train", "dev"
+  assert lines == [
+    *((3, train), (5, dev), (6, train), (9, train), (10, train), (10, dev))
+  ]
+  steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
+  assert {"2", "4", "5", "6", "8", "10"} <= steps
+
+
+def test_checkpoints_by_time(data_dir, tmp_path):
+  config = tiny.config(data_dir, num_epochs=1)
+  config.checkpoint.every_minutes = 1e-9
+  loop.train(config, tmp_path / "w", _NoGallery)
+  steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
+  assert {"1", "2"} <= steps
+
+
+def test_what_a_run_tells_cannot_stop_it(data_dir, tmp_path, caplog):
+  path = tmp_path / "w"
+  config = tiny.config(data_dir, num_epochs=1)
+
+  class Breaks(_NoGallery):
+    """From the start on neither metrics nor events can be written."""
+
+    def __init__(self, folder, board, board_videos):
+      board._file.close()
+      (path / workdir.METRICS).mkdir()
+
+  loop.train(config, path, Breaks)
+  assert runs.load(path).step == 2
+  warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+  assert len(warnings) == 2
+  assert any("metrics.jsonl" in w for w in warnings)
+  assert any("TensorBoard" in w for w in warnings)
+
+
+def test_pictures_that_fail_are_told_once(data_dir, tmp_path, caplog):
+  path = tmp_path / "w"
+  path.mkdir()
+  (path / workdir.VIDEOS).write_text("in the way")
+  config = tiny.config(data_dir)
+  config.log.video_every_epochs = 1
+  config.log.dev_videos = 1
+  loop.train(config, path, samples.Gallery)
+  assert runs.load(path).step == 4
+  warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+  assert len(warnings) == 1

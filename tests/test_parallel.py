@@ -122,6 +122,15 @@ def _step(experiment: str, kl_weight=KL_WEIGHT):
   return step
 
 
+def _run(step, mode, state, batches, length: int | None = None):
+  """State and metrics (K,) after the batches, in a block that has room for `length`."""
+  steps = parallel.map_steps(lambda state, data, x: step(state, x), mode)
+  padded = batches + [batches[-1]] * ((length or len(batches)) - len(batches))
+  xs = {name: np.stack([b[name] for b in padded]) for name in batches[0]}
+  xs = parallel.split(xs, axis=1)
+  return steps(parallel.replicate(state), (), xs, len(batches))
+
+
 class Case(NamedTuple):
   """A step of the full batch on one device; what comes out is in NumPy."""
 
@@ -169,10 +178,10 @@ def _assert_close(ours, theirs) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_eight_devices_equal_one(case, mode):
   assert jax.device_count() == DEVICES
-  step = parallel.map_step(_step(case.experiment), mode)
-  end, metrics = step(parallel.replicate(case.state), parallel.split(case.batch))
+  end, metrics = _run(_step(case.experiment), mode, case.state, [case.batch])
 
   _assert_same_on_every_device((end, metrics))
+  metrics = {name: values[0] for name, values in metrics.items()}
   assert int(end.step) == 1
   assert metrics.keys() == case.metrics.keys()
   for name, value in case.metrics.items():
@@ -185,6 +194,20 @@ def test_eight_devices_equal_one(case, mode):
       _assert_close(end.batch_stats[name], stats)
   for name, rows in case.end.bank.items():
     _assert_close(end.bank[name], rows)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_block_of_steps_equals_step_by_step(mode):
+  step, batches = _step("sdt_bp"), [_batch() for _ in range(3)]
+  state = one_by_one = _state("sdt_bp")
+  told = []
+  for batch in batches:
+    one_by_one, metrics = _run(step, mode, one_by_one, [batch])
+    told.append(jax.device_get(metrics["loss"][0]))
+  at_once, metrics = _run(step, mode, state, batches, length=4)
+  assert int(at_once.step) == 3
+  np.testing.assert_allclose(metrics["loss"][:3], told, rtol=TOLERANCE)
+  _assert_close(at_once.params, one_by_one.params)
 
 
 def test_every_term_contributes(case):

@@ -1,4 +1,4 @@
-"""The programs as a user calls them, and what they say to bad input."""
+"""The programs as a user calls them; `test_bad_inputs.py` has what they refuse."""
 
 import pathlib
 import subprocess
@@ -74,65 +74,6 @@ def test_demo_renders_each_sound_twice(trained, tmp_path):
     assert stream.codec_context.pix_fmt == "yuv420p"
     assert (stream.frames, stream.average_rate) == (poses.shape[1], 15)
     assert video.streams.audio
-
-
-def _assert_one_line(done, complaint):
-  assert done.returncode == 2, done.stderr
-  lines = done.stderr.strip().splitlines()
-  assert len(lines) == 1, done.stderr
-  assert lines[0].startswith("error: ")
-  assert complaint in lines[0]
-
-
-@pytest.mark.parametrize(
-  ("program", "flags", "complaint"),
-  [
-    ("train.py", [], "--config"),
-    ("train.py", ["--config=configs/none.py"], "configs/none.py"),
-    ("train.py", ["--config=configs/quick.py", "--config.batch=3"], "batch"),
-    ("train.py", ["--config=configs/quick.py", "--config.batch_size=x"], "batch_size"),
-    ("train.py", ["--config=configs/quick.py", "--steps=3"], "steps"),
-    ("train.py", ["--config=configs/quick.py", "stray"], "stray"),
-    ("eval.py", [], "workdir"),
-    ("demo.py", ["--workdir=a", "--output_dir=b"], "audio"),
-    ("demo.py", ["--workdir=a", "--output_dir=b", "--audio=none.wav"], "none.wav"),
-    ("demo.py", ["--workdir=a", "--output_dir=b", "--audio=configs"], "configs"),
-  ],
-)
-def test_bad_flags_get_one_line(program, flags, complaint):
-  _assert_one_line(_run(program, *flags), complaint)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("flags", "complaint"),
-  [
-    (["--workdir=configs"], "configs"),
-    (["--workdir=/none"], "/none"),
-    (["--step=7"], "--step=7"),
-    (["--template=99"], "99"),
-    (["--template=none.npz"], "none.npz"),
-    (["--speaker=nobody"], "nobody"),
-    (["--output_dir=Makefile/x"], "--output_dir=Makefile/x"),
-    (["--num_samples=0"], "--num_samples=0"),
-  ],
-)
-def test_demo_names_what_is_wrong(trained, tmp_path, flags, complaint):
-  out = tmp_path / "out"
-  done = _run(
-    "demo.py",
-    f"--workdir={trained}",
-    f"--audio={SPEECH}",
-    f"--output_dir={out}",
-    *flags,
-  )
-  _assert_one_line(done, complaint)
-  assert not out.exists() or not list(out.iterdir())
-
-
-@pytest.mark.slow
-def test_eval_names_what_is_wrong(trained):
-  _assert_one_line(_run("eval.py", f"--workdir={trained}", "--split=test"), "test")
 
 
 @pytest.mark.slow

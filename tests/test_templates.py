@@ -103,13 +103,13 @@ def test_a_model_without_templates_takes_random_only():
 def test_other_specs_are_refused_by_name(spec, complaint):
   with pytest.raises(UserError, match=complaint) as e:
     templates.choose(spec, BANK, 2, 0)
-  assert str(e.value).startswith(f"--template={spec}")
+  assert str(e.value).startswith(f"--template={spec.strip()}")
 
 
 @pytest.mark.parametrize(
   ("arrays", "complaint"),
   [
-    ({"code": BANK}, "no array named 'template'"),
+    ({"code": BANK}, "has no template; found: code"),
     ({"template": np.zeros(5)}, r"shape \(1, 5\), expected \(4,\)"),
     ({"template": np.zeros(())}, "shape"),
     ({"template": np.zeros((0, 4))}, "shape"),
@@ -117,8 +117,8 @@ def test_other_specs_are_refused_by_name(spec, complaint):
     ({"template": np.zeros((1, 2, 3, 4))}, "shape"),
     ({"template": np.array([1, 2, 3, np.nan])}, "NaN"),
     ({"template": np.array([1, 2, 3, np.inf])}, "infinite"),
-    ({"template": np.array(["a", "b", "c", "d"])}, "not an .npz file of numbers"),
-    ({"template": np.array([1, 2, 3, None])}, "not an .npz file of numbers"),
+    ({"template": np.array(["a", "b", "c", "d"])}, "has type <U1; give numbers"),
+    ({"template": np.array([1, 2, 3, None])}, "not a readable npz"),
   ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, complaint):
@@ -161,5 +161,5 @@ def _damaged(path):
 def test_files_that_are_no_archive_are_refused(tmp_path, write):
   path = tmp_path / "codes.npz"
   write(path)
-  with pytest.raises(UserError, match=r"not an \.npz file of numbers"):
+  with pytest.raises(UserError, match="not a readable npz"):
     templates.choose(str(path), BANK, 1, 0)

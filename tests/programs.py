@@ -1,0 +1,116 @@
+"""Runs the project's programs, each in a process of its own, without its start.
+
+`python tests/programs.py` imports the libraries once; for each request it forks a child
+that becomes the program, so that exit code, stderr and the end of the interpreter are
+those of a user's call. JAX starts in the child alone.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+_SLOW_TO_IMPORT = (
+  *("sdt_jax.synthesis.demo", "sdt_jax.synthesis.samples", "sdt_jax.training.loop"),
+  *("sdt_jax.evaluation.run", "sdt_jax.interop.convert", "sdt_jax.interop.portable"),
+  *("data_prep.media", "data_prep.overlay", "librosa", "soundfile", "torch"),
+)
+_TIMEOUT_SECONDS = 120
+
+
+class Done(NamedTuple):
+  """How a program ended: exit code (below 0: killed by a signal) and what it said."""
+
+  returncode: int
+  stdout: str
+  stderr: str
+
+
+class Programs:
+  """Runs programs of the project; see `started`."""
+
+  def __init__(self, server: subprocess.Popen):
+    self._server = server
+
+  def run(self, program: str, flags: list[str], folder: pathlib.Path) -> Done:
+    """Runs `python PROGRAM FLAGS` with `folder` as the current one.
+
+    Args:
+      program: "train.py", or "-m data_prep.split".
+      flags: of the program.
+      folder: beside it the output lies for a moment.
+    """
+    output = [f"{folder}.stdout", f"{folder}.stderr"]
+    request = [program, flags, str(folder), *output]
+    print(json.dumps(request), file=self._server.stdin, flush=True)
+    returncode = int(self._server.stdout.readline())
+    said = [pathlib.Path(path).read_text() for path in output]
+    for path in output:
+      os.unlink(path)
+    return Done(returncode, *said)
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Programs]:
+  """The server that forks them, for as long as the context lasts."""
+  environment = os.environ | {
+    "XLA_FLAGS": "",  # one device
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": str(ROOT),
+  }
+  pipe = subprocess.PIPE
+  command = [sys.executable, __file__]
+  with subprocess.Popen(
+    command, env=environment, stdin=pipe, stdout=pipe, text=True
+  ) as server:
+    yield Programs(server)
+    server.stdin.close()
+
+
+def _serve() -> None:
+  for name in _SLOW_TO_IMPORT:
+    with contextlib.suppress(ImportError):  # torch is optional
+      importlib.import_module(name)
+  gc.freeze()  # children need not look through it at their end
+  for line in sys.stdin:
+    child = os.fork()
+    if not child:
+      _become(*json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _become(
+  program: str, flags: list[str], folder: str, stdout: str, stderr: str
+) -> None:
+  """The program in this process; it ends by SystemExit, as a program does."""
+  signal.alarm(_TIMEOUT_SECONDS)
+  os.chdir(folder)
+  files = (os.devnull, os.O_RDONLY), (stdout, _NEW), (stderr, _NEW)
+  for number, (path, mode) in enumerate(files):
+    os.dup2(os.open(path, mode), number)
+  if program.startswith("-m "):
+    name = program.removeprefix("-m ")
+    sys.modules.pop(name, None)  # else runpy warns of it
+    sys.argv = [name, *flags]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+  else:
+    path = str(ROOT / program)
+    sys.argv = [path, *flags]
+    runpy.run_path(path, run_name="__main__")
+  sys.exit()
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+
+if __name__ == "__main__":
+  _serve()

@@ -1,0 +1,528 @@
+"""Drills on the real programs: killed, stopped, without room, without rights.
+
+    python -m pytest -m slow -s tests/test_drills.py
+
+The table of docs/robustness.md ("Drills") comes from here.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import av
+import jax
+import numpy as np
+import pytest
+
+from sdt_jax import workdir
+from sdt_jax.training import runs
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parent.parent
+SPEECH = ROOT / "sdt_jax" / "assets" / "sample_speech.flac"
+STEPS_PER_EPOCH = 6
+TINY = (
+  "--config=configs/quick.py",
+  "--config.batch_size=2",
+  "--config.dataset.num_train_clips=12",
+  "--config.dataset.num_dev_clips=4",
+  "--config.generator.channels=8",
+  "--config.generator.audio_channels=(4, 4, 8, 8)",
+  "--config.template.size=4",
+  "--config.log.every_steps=2",
+  "--config.log.video_every_epochs=0",
+  "--config.checkpoint.every_steps=1",
+)
+# Progress bars (an error may not stand behind one), and where statistics come from.
+USUAL_LINE = re.compile(
+  r"\s*$|(training|clips of \w+|rendering): .*\]\s*$|speaker ada: "
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """What all drills share: the data set and the compiled programs."""
+  return tmp_path_factory.mktemp("drills")
+
+
+@dataclasses.dataclass
+class Program:
+  """A program that runs in a process group of its own.
+
+  Attributes:
+    process: as started.
+    output, errors: files of what it writes to stdout and stderr.
+  """
+
+  process: subprocess.Popen
+  output: pathlib.Path
+  errors: pathlib.Path
+
+  def wait(self) -> int:
+    return self.process.wait(timeout=100)
+
+  def kill(self) -> bool:
+    """SIGKILL to the whole group; False if the program had come to its end."""
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self.process.pid, signal.SIGKILL)
+    return self.wait() == -signal.SIGKILL
+
+  def complaints(self) -> list[str]:
+    """The lines on stderr, without progress bars and what every run tells."""
+    lines = re.split(r"[\r\n]+", self.errors.read_text())
+    return [line for line in lines if not USUAL_LINE.match(line)]
+
+
+_RUNS = itertools.count()
+
+
+def _start(folder, program: str, *flags: str, prefix: tuple[str, ...] = ()) -> Program:
+  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+  env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  output, errors = (folder / f"{next(_RUNS)}.{name}" for name in ("out", "err"))
+  with output.open("wb") as out, errors.open("wb") as err:
+    process = subprocess.Popen(
+      [*prefix, sys.executable, program, *flags],
+      cwd=ROOT,
+      env=env,
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=err,
+      start_new_session=True,
+    )
+  return Program(process, output, errors)
+
+
+def _train(folder, path, epochs: int, *flags: str, prefix=()) -> Program:
+  return _start(
+    folder,
+    "train.py",
+    *TINY,
+    f"--config.dataset.data_dir={folder / 'data'}",
+    f"--config.num_epochs={epochs}",
+    f"--workdir={path}",
+    *flags,
+    prefix=prefix,
+  )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder) -> Callable[[int], pathlib.Path]:
+  """Gives the workdir of a run of so many epochs that nothing interrupted."""
+
+  def run(epochs: int) -> pathlib.Path:
+    path = folder / f"undisturbed{epochs}"
+    if not path.exists():
+      program = _train(folder, path, epochs)
+      assert program.wait() == 0, program.errors.read_text()
+      assert program.complaints() == []
+    return path
+
+  return run
+
+
+def _saved(path: pathlib.Path) -> set[int]:
+  """Steps of the checkpoints that are complete."""
+  with contextlib.suppress(FileNotFoundError):
+    names = os.listdir(path / workdir.CHECKPOINTS)
+    return {int(name) for name in names if name.isdecimal()}
+  return set()
+
+
+def _newest(path: pathlib.Path) -> int:
+  return max(_saved(path), default=0)
+
+
+def _wait_for(condition: Callable[[], object], program: Program) -> None:
+  """Until the condition holds, or the program has ended."""
+  deadline = time.monotonic() + 60
+  while not condition() and program.process.poll() is None:
+    assert time.monotonic() < deadline, program.errors.read_text()
+    time.sleep(1e-4)
+
+
+def _metrics(path: pathlib.Path) -> list[dict]:
+  lines = [json.loads(line) for line in (path / workdir.METRICS).open()]
+  times = {"clips_per_s", "input_wait"}
+  return [{k: v for k, v in x.items() if k not in times} for x in lines]
+
+
+def _assert_same_run(path: pathlib.Path, other: pathlib.Path) -> None:
+  """The same bits, lines and files; nothing temporary is left."""
+  ours, theirs = (jax.tree.leaves(runs.load(p).state) for p in (path, other))
+  for a, b in zip(ours, theirs, strict=True):
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+  assert _metrics(path) == _metrics(other)
+  assert _files(path) == _files(other)
+
+
+def _files(path: pathlib.Path) -> set[str]:
+  """What is in a workdir and among its checkpoints, but for TensorBoard's files."""
+  found = [*path.iterdir(), *(path / workdir.CHECKPOINTS).iterdir()]
+  names = {str(p.relative_to(path)) for p in found}
+  return {name for name in names if not name.startswith("events.")}
+
+
+# Kill -9.
+
+
+def _half_written(path: pathlib.Path) -> bool:
+  names = os.listdir(path / workdir.CHECKPOINTS)
+  return any(name.endswith("tmp") for name in names)
+
+
+def _half_deleted(path: pathlib.Path) -> bool:
+  """Whether a checkpoint that is being deleted lacks a file that each one has."""
+  deleted = path / workdir.CHECKPOINTS / "deleted"
+  with contextlib.suppress(FileNotFoundError):
+    every = ("_CHECKPOINT_METADATA", "metrics/metrics", "meta/metadata")
+    every += ("state/_METADATA", "state/manifest.ocdbt", "state/d")
+    for name in os.listdir(deleted):
+      if not all(os.path.exists(deleted / name / file) for file in every):
+        return True
+  return False
+
+
+def _moment(path: pathlib.Path, before: int) -> str:
+  """What a run that was killed was doing, by what it left."""
+  if not (path / workdir.CHECKPOINTS).exists():
+    return "start"
+  if _half_written(path):
+    return "save"
+  if _half_deleted(path):
+    return "retention"
+  return "step" if _newest(path) > before else "start"
+
+
+def _aim(kind: str, path: pathlib.Path, program: Program, rng: random.Random) -> None:
+  """Waits for a random moment of this kind."""
+  before = _newest(path)
+  if kind == "start":
+    time.sleep(rng.uniform(0.1, 4))
+    return
+  _wait_for(lambda: _newest(path) > before, program)
+  if kind == "step":
+    time.sleep(rng.uniform(0, 0.3))
+  elif kind == "save":
+    _wait_for(lambda: _half_written(path), program)
+    time.sleep(rng.uniform(0, 0.05))
+  else:
+    _wait_for(lambda: _half_deleted(path), program)
+
+
+def test_killed_at_random_moments(folder, undisturbed):
+  rng = random.Random(6)
+  kinds = ["start", "step", "save", "retention"] * 6
+  rng.shuffle(kinds)
+  path, rows = folder / "killed", []
+  for number, kind in enumerate(kinds, 1):
+    before = _newest(path)
+    program = _train(folder, path, 10)
+    _aim(kind, path, program, rng)
+    assert program.kill(), "came to its end: give it more epochs"
+    began = re.search(r"(\d+)/60 ", program.errors.read_text())
+    if began:
+      assert int(began[1]) == before
+    rows.append((number, kind, _moment(path, before), before, _newest(path)))
+  program = _train(folder, path, 10)
+  assert program.wait() == 0
+  print("\nkill  aimed at   hit        went on from  newest checkpoint when killed")
+  for number, kind, hit, before, newest in rows:
+    print(f"{number:4}  {kind:9}  {hit:9}  {before:12}  {newest:29}")
+  assert len(rows) >= 20
+  hits = {hit for _, _, hit, _, _ in rows}
+  assert "save" in hits
+  assert len(hits) >= 3  # the rest is chance, the more so on a busy machine
+  _assert_same_run(path, undisturbed(10))
+
+
+def test_killed_while_the_data_set_is_built(folder, undisturbed):
+  data = folder / "killed_data"
+  command = (folder, folder / "run", 4, f"--config.dataset.data_dir={data}")
+  program = _train(*command)
+  _wait_for(lambda: list(data.rglob("*array_record*")), program)
+  assert program.kill()
+  program = _train(*command)
+  assert program.wait() == 0, program.errors.read_text()
+  _assert_same_run(folder / "run", undisturbed(4))
+
+
+# Asked to stop.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(folder, undisturbed, tmp_path, number):
+  path = tmp_path / "run"
+  program = _train(folder, path, 4)
+  _wait_for(lambda: _newest(path) >= 3, program)
+  program.process.send_signal(number)
+  assert program.wait() == 0
+  last = _newest(path)
+  assert 3 <= last < 24
+  line = f"stopped after step {last}; the same command goes on from there"
+  assert line in program.output.read_text()
+  assert program.complaints() == []
+  assert _train(folder, path, 4).wait() == 0
+  _assert_same_run(path, undisturbed(4))
+
+
+def test_asked_to_stop_twice(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  program = _train(folder, path, 4)
+  _wait_for(lambda: _newest(path) >= 3, program)
+  program.process.send_signal(signal.SIGINT)
+  time.sleep(0.03)
+  program.process.send_signal(signal.SIGINT)
+  assert program.wait() == 130
+  assert program.complaints() == []
+  assert _train(folder, path, 4).wait() == 0
+  _assert_same_run(path, undisturbed(4))
+
+
+# Without room, without rights.
+
+
+class Disks:
+  """Small file systems that only the programs of this namespace see.
+
+  Args:
+    mounts: folder -> megabytes; made in this order.
+  """
+
+  def __init__(self, mounts: dict[pathlib.Path, float]):
+    self._mounts = mounts
+    commands = [
+      f"mkdir -p '{path}' && mount -t tmpfs -o size={int(size * 1024)}k tmpfs '{path}'"
+      for path, size in mounts.items()
+    ]
+    script = " && ".join([*commands, "echo ready", "exec sleep 600"])
+    self._process = subprocess.Popen(
+      ["unshare", "-Urm", "sh", "-c", script],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    assert self._process.stdout
+    assert self._process.stderr
+    if self._process.stdout.readline().strip() != "ready":
+      pytest.skip(f"no user namespaces here: {self._process.stderr.read().strip()}")
+    pid = self._process.pid
+    self.prefix = ("nsenter", f"--target={pid}", "-U", "-m", "--preserve-credentials")
+    self.prefix += (f"--wd={ROOT}",)
+
+  def seen(self, path: pathlib.Path) -> pathlib.Path:
+    """The path by which this process reaches a path of the namespace."""
+    return pathlib.Path(f"/proc/{self._process.pid}/root{path}")
+
+  def fill(self, path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError), self._ballast(path).open("ab", 0) as file:
+      while True:
+        file.write(bytes(4096))
+
+  def make_room(self, path: pathlib.Path) -> None:
+    self._ballast(path).unlink()
+
+  def remount(self, path: pathlib.Path, options: str) -> bool:
+    command = [*self.prefix, "mount", "-o", f"remount,{options}", str(path)]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+  def close(self) -> None:
+    self._process.kill()
+    self._process.communicate()
+
+  def _ballast(self, path: pathlib.Path) -> pathlib.Path:
+    return self.seen(path) / "ballast"
+
+
+@contextlib.contextmanager
+def _disks(mounts: dict[pathlib.Path, float]) -> Iterator[Disks]:
+  disks = Disks(mounts)
+  try:
+    yield disks
+  finally:
+    disks.close()
+
+
+def _assert_one_error(program: Program, *complaints: str) -> None:
+  """Exit code 2; the last line is the error, and there is no other."""
+  assert program.wait() == 2
+  lines = program.complaints()
+  assert len(lines) == 1, "\n".join(lines)
+  assert lines[0].startswith("error: ")
+  for complaint in complaints:
+    assert complaint in lines[0]
+
+
+def _assert_goes_on(folder, path, disks, undisturbed) -> None:
+  """The last checkpoint is whole, and the same command comes to the same end."""
+  seen = disks.seen(path)
+  assert runs.load(seen).step == _newest(seen) >= 3
+  program = _train(folder, path, 4, prefix=disks.prefix)
+  assert program.wait() == 0, program.errors.read_text()
+  _assert_same_run(seen, undisturbed(4))
+
+
+def test_disk_of_the_checkpoints_full(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  small = path / workdir.CHECKPOINTS
+  with _disks({small: 16}) as disks:
+    program = _train(folder, path, 4, prefix=disks.prefix)
+    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+    disks.fill(small)
+    _assert_one_error(program, str(small), "No space left", "make room")
+    disks.make_room(small)
+    _assert_goes_on(folder, path, disks, undisturbed)
+
+
+def test_disk_of_the_checkpoints_turns_read_only(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  small = path / workdir.CHECKPOINTS
+  with _disks({small: 16}) as disks:
+    program = _train(folder, path, 4, prefix=disks.prefix)
+    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+    _wait_for(lambda: disks.remount(small, "ro"), program)  # not while a file is open
+    _assert_one_error(program, str(small), "Read-only file system")
+    assert disks.remount(small, "rw")
+    _assert_goes_on(folder, path, disks, undisturbed)
+
+
+def test_disk_of_the_workdir_full(folder, undisturbed, tmp_path):
+  """Each of the side outputs may say so once, before the checkpoint ends the run."""
+  path = tmp_path / "run"
+  with _disks({path: 16}) as disks:
+    program = _train(folder, path, 4, prefix=disks.prefix)
+    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+    disks.fill(path)
+    assert program.wait() == 2
+    *warnings, error = program.complaints()
+    assert error.startswith(f"error: {path}")
+    assert "No space left" in error
+    assert len(warnings) <= 2, warnings
+    disks.make_room(path)
+    _assert_goes_on(folder, path, disks, undisturbed)
+
+
+def test_workdir_without_the_right_to_write(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  prefix = ()
+  if os.geteuid() == 0:  # whom no mode of a folder stops
+    prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+  program = _train(folder, path, 4, prefix=prefix)
+  _wait_for(lambda: _newest(path) >= 3, program)
+  (path / workdir.CHECKPOINTS).chmod(0o555)
+  _assert_one_error(program, str(path / workdir.CHECKPOINTS), "ermission denied")
+  (path / workdir.CHECKPOINTS).chmod(0o755)
+  assert _train(folder, path, 4).wait() == 0
+  _assert_same_run(path, undisturbed(4))
+
+
+def test_demo_without_room(folder, undisturbed, tmp_path):
+  flags = (f"--workdir={undisturbed(4)}", f"--audio={SPEECH}", "--num_samples=3")
+  with _disks({tmp_path / "out": 1}) as disks:
+    program = _start(
+      folder,
+      "demo.py",
+      *flags,
+      f"--output_dir={tmp_path / 'out'}",
+      prefix=disks.prefix,
+    )
+    _assert_one_error(program, "No space left")
+    for file in disks.seen(tmp_path / "out").iterdir():
+      _assert_whole(file)
+
+
+def _assert_whole(file: pathlib.Path) -> None:
+  assert not file.name.startswith("."), file
+  if file.suffix == ".npz":
+    with np.load(file, allow_pickle=False) as arrays:
+      assert np.isfinite(arrays["poses_pred_batch"]).all()
+  elif file.suffix == ".mp4":
+    with av.open(file) as video:
+      assert sum(1 for _ in video.decode(video=0)) == video.streams.video[0].frames
+  else:
+    assert file.suffix == ".png"
+
+
+def test_eval_without_room(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  with _disks({path: 16}) as disks:
+    shutil.copytree(undisturbed(4), disks.seen(path), dirs_exist_ok=True)
+    before = _files(disks.seen(path)) | {"ballast"}
+    disks.fill(path)
+    program = _start(folder, "eval.py", f"--workdir={path}", prefix=disks.prefix)
+    _assert_one_error(program, "eval_dev_24.json", "No space left")
+    assert _files(disks.seen(path)) == before
+
+
+def test_data_set_without_room(folder, undisturbed, tmp_path):
+  data, path = tmp_path / "data", tmp_path / "run"
+  with _disks({data: 2}) as disks:
+    command = (folder, path, 4, f"--config.dataset.data_dir={data}")
+    program = _train(*command, prefix=disks.prefix)
+    _assert_one_error(program, str(data), "No space left")
+    assert not path.exists()
+    assert not [p for p in disks.seen(data).rglob("*") if p.is_file()]
+    assert disks.remount(data, "size=64m")
+    program = _train(*command, prefix=disks.prefix)
+    assert program.wait() == 0, program.errors.read_text()
+  _assert_same_run(path, undisturbed(4))
+
+
+# Side outputs: one warning, and training goes on.
+
+
+def _assert_one_warning(program: Program, about: str) -> None:
+  assert program.wait() == 0, program.errors.read_text()
+  lines = program.complaints()
+  assert len(lines) == 1, "\n".join(lines)
+  assert about in lines[0]
+
+
+def test_videos_that_cannot_be_written(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  path.mkdir()
+  (path / workdir.VIDEOS).write_text("in the way")
+  flags = ("--config.log.video_every_epochs=1", "--config.log.dev_videos=1")
+  _assert_one_warning(_train(folder, path, 4, *flags), workdir.VIDEOS)
+  assert (path / workdir.VIDEOS).read_text() == "in the way"
+  (path / workdir.VIDEOS).unlink()
+  _assert_same_run(path, undisturbed(4))
+
+
+def test_metrics_that_cannot_be_written(folder, undisturbed, tmp_path):
+  path = tmp_path / "run"
+  program = _train(folder, path, 4)
+  _wait_for(lambda: _newest(path) >= 3, program)
+  (path / workdir.METRICS).rename(tmp_path / "moved")
+  (path / workdir.METRICS).mkdir()
+  _assert_one_warning(program, workdir.METRICS)
+  assert _saved(path) == _saved(undisturbed(4))
+
+
+def test_side_outputs_without_room(folder, undisturbed, tmp_path):
+  """The workdir is full, but the checkpoints have a disk of their own."""
+  path = tmp_path / "run"
+  with _disks({path: 16, path / workdir.CHECKPOINTS: 16}) as disks:
+    flags = ("--config.log.video_every_epochs=1", "--config.log.dev_videos=1")
+    program = _train(folder, path, 4, *flags, prefix=disks.prefix)
+    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+    disks.fill(path)
+    assert program.wait() == 0, program.errors.read_text()
+    warnings = program.complaints()
+    for about in (workdir.METRICS, "TensorBoard", workdir.VIDEOS):
+      assert sum(about in line for line in warnings) == 1, warnings
+    assert len(warnings) == 3, warnings
+    assert _saved(disks.seen(path)) == _saved(undisturbed(4))

@@ -1,0 +1,233 @@
+"""Two processes train like one."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sdt_jax import workdir
+from sdt_jax.errors import UserError
+from sdt_jax.training import processes, runs
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+_TINY = {
+  "batch_size": 8,
+  "num_epochs": 2,
+  "dataset.num_train_clips": 20,
+  "dataset.num_dev_clips": 5,  # which two devices cannot share evenly
+  "generator.channels": 8,
+  "generator.audio_channels": "(4, 4, 8, 8)",
+  "template.size": 4,
+  "log.every_steps": 1,
+  "log.train_videos": 0,
+  "log.dev_videos": 0,
+}
+# One of each way of mapping, feeding and keeping templates.
+_CASES = {
+  "sdt_bp, jit, streamed": {"parallel": "jit", "dataset.cache_gb": 0.0},
+  "pose VAE, pmap, resident": {"parallel": "pmap", "experiment": "pose2pose"},
+}
+
+
+class Runner:
+  """Starts train.py, in processes of their own."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    self._env = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
+    }
+
+  def start(self, path, fields, *flags: str, devices: int = 1) -> subprocess.Popen:
+    fields = {**_TINY, "dataset.data_dir": self.folder / "data", **fields}
+    return subprocess.Popen(
+      [
+        *(sys.executable, "train.py", "--config=configs/quick.py"),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *(f"--workdir={path}", *flags),
+      ],
+      cwd=ROOT,
+      env=self._env
+      | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def start_two(self, path, fields, only_second=None) -> list[subprocess.Popen]:
+    with socket.create_server(("localhost", 0)) as server:
+      address = f"localhost:{server.getsockname()[1]}"
+    return [
+      self.start(
+        path,
+        fields | (only_second or {}) if process else fields,
+        *(f"--coordinator={address}", "--num_processes=2", f"--process_id={process}"),
+      )
+      for process in (0, 1)
+    ]
+
+  def finish(self, started: list[subprocess.Popen]) -> list[str]:
+    """What they wrote to stderr, once all have come to a good end."""
+    outputs = [process.communicate(timeout=300) for process in started]
+    for process, (_, stderr) in zip(started, outputs, strict=True):
+      assert process.returncode == 0, stderr
+    return [stderr for _, stderr in outputs]
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+  return Runner(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module", params=_CASES)
+def case(request, runner):
+  """Fields, and the workdirs of two processes and of one with two devices."""
+  fields, name = _CASES[request.param], request.param.replace(" ", "")
+  two, one = runner.folder / f"{name}-two", runner.folder / f"{name}-one"
+  runner.finish(runner.start_two(two, fields))
+  runner.finish([runner.start(one, fields, devices=2)])
+  return fields, two, one
+
+
+def _lines(path):
+  lines = [json.loads(line) for line in (path / workdir.METRICS).open()]
+  return [
+    {k: v for k, v in x.items() if k not in {"clips_per_s", "input_wait"}}
+    for x in lines
+  ]
+
+
+def _difference(ours, theirs) -> float:
+  """Largest difference of two states, relative to the largest of their array."""
+  differences = jax.tree.map(
+    lambda a, b: np.abs(a - b).max() / max(np.abs(b).max(), 1e-6),
+    *(jax.device_get((s.params, s.batch_stats, s.bank)) for s in (ours, theirs)),
+  )
+  return max(jax.tree.leaves(differences))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(case):
+  _, two, one = case
+  ours, theirs = runs.load(two).state, runs.load(one).state
+  assert int(ours.step) == 4
+  difference = _difference(ours, theirs)
+  print(f"{two.name}: largest relative difference of the states {difference:.1e}")
+  assert difference < 1e-5
+  assert len(_lines(two)) == len(_lines(one)) == 6
+  for line, expected in zip(_lines(two), _lines(one), strict=True):
+    assert line.pop("split") == expected.pop("split")
+    assert line == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_templates_of_all_processes_are_kept(case):
+  """A row that no process wrote would still be zero."""
+  _, two, _ = case
+  rows = np.asarray(runs.load(two).state.templates())
+  assert len(rows) == 20
+  trained = np.any(rows != 0, axis=1)
+  assert trained.sum() >= 16  # two epochs, each of 16 of the 20 clips
+
+
+@pytest.mark.slow
+def test_files_are_written_once(case):
+  _, two, _ = case
+  assert len(list(two.glob("events.*"))) == 1
+  assert len((two / workdir.CLIPS).read_text().splitlines()) == 20
+
+
+@pytest.mark.slow
+def test_a_run_moves_between_processes_devices_and_maps(case, runner):
+  fields, two, one = case
+  more = fields | {"num_epochs": 3}
+  other = "pmap" if fields["parallel"] == "jit" else "jit"
+  # The noise of the VAE belongs to devices, so their number has to stay.
+  devices = 2 if "experiment" in fields else 1
+  runner.finish([runner.start(two, more | {"parallel": other}, devices=devices)])
+  runner.finish(runner.start_two(one, more))
+  assert _difference(runs.load(two).state, runs.load(one).state) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all(runner, tmp_path):
+  started = runner.start_two(tmp_path / "w", {"num_epochs": 500})
+  deadline = time.monotonic() + 120
+  while not (tmp_path / "w" / workdir.METRICS).exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  started[1].send_signal(signal.SIGTERM)
+  runner.finish(started)
+  step = runs.load(tmp_path / "w").step
+  assert 0 < step < 1000
+  assert _lines(tmp_path / "w")[-1]["step"] == step
+
+
+@pytest.mark.slow
+def test_an_error_of_one_is_told_by_all(runner, tmp_path):
+  started = runner.start_two(
+    tmp_path / "w", {}, only_second={"dataset.data_dir": "Makefile"}
+  )
+  for process in started:
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    errors = [x for x in stderr.splitlines() if x.startswith("error: ")]
+    assert len(errors) == 1, stderr
+    assert "Makefile" in errors[0]
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "complaint"),
+  [
+    ((None, 2, None), "need --coordinator"),
+    (("localhost", 2, 0), "expected HOST:PORT"),
+    (("localhost:http", 2, 0), "expected HOST:PORT"),
+    (("localhost:99999", 2, 0), "expected HOST:PORT"),
+    (("localhost:1234", 2, None), "--num_processes and --process_id"),
+    (("localhost:1234", 2, 2), "--process_id=2: expected 0 to 1"),
+    (("localhost:1234", 2, -1), "--process_id=-1"),
+    (("nowhere.invalid:1234", 2, 1), "process 1 cannot reach"),
+  ],
+)
+def test_bad_flags_are_named(flags, complaint):
+  with pytest.raises(UserError, match=complaint):
+    processes.start(*flags)
+
+
+def test_a_port_that_is_taken_is_named():
+  with socket.create_server(("", 0)) as server:
+    address = f"localhost:{server.getsockname()[1]}"
+    with pytest.raises(UserError, match="process 0 cannot listen on"):
+      processes.start(address, 2, 0)
+
+
+def test_the_others_wait_for_process_0(monkeypatch):
+  monkeypatch.setattr(processes, "_WAIT_S", 0)
+  with socket.create_server(("localhost", 0)) as server:
+    port = server.getsockname()[1]
+  with pytest.raises(UserError, match="process 1 cannot reach"):
+    processes.start(f"localhost:{port}", 2, 1)
+
+
+def test_alone_nothing_is_shared():
+  processes.start(None, None, None)
+  assert processes.is_main()
+  assert processes.share() == {"process_index": 0, "process_count": 1}
+  assert processes.any_process(True, False) == (True, False)
+  assert processes.in_turn(lambda: 7) == 7
+  with pytest.raises(UserError, match="mine"), processes.errors_shared():
+    raise UserError("mine")
+  with contextlib.suppress(KeyError), processes.errors_shared():
+    raise KeyError
