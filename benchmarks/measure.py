@@ -22,6 +22,7 @@ from absl import flags
 
 from sdt_jax import cli
 from sdt_jax.errors import UserError
+from sdt_jax.training import parallel
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each variant.", lower_bound=1)
 _WARMUP = flags.DEFINE_integer("warmup", 1, "Calls that are not timed.", lower_bound=0)
@@ -108,10 +109,6 @@ def describe(machine: dict[str, Any]) -> str:
   )
 
 
-def is_cpu() -> bool:
-  return jax.default_backend() == "cpu"
-
-
 def _peak_memory() -> float:
   """Bytes: of the first device, or of this process where that is the CPU."""
   stats = jax.local_devices()[0].memory_stats()
@@ -175,7 +172,7 @@ def rates(count: float, seconds: list[float]) -> list[float]:
 
 def matrix_peak(dtype: str) -> float:
   """FLOP/s of the product of two large square matrices, the best of the repeats."""
-  size = 2048 if is_cpu() else 8192
+  size = 2048 if parallel.is_cpu() else 8192
   a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
   multiply = jax.jit(jnp.matmul)
   return 2 * size**3 / min(interleave({"": lambda: multiply(a, b)})[""])

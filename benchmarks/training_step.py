@@ -67,7 +67,7 @@ def main() -> list[measure.Row]:
 
 
 def _cases() -> list[_Case]:
-  cpu = measure.is_cpu()
+  cpu = parallel.is_cpu()
   precisions = _PRECISIONS.value or (["float32"] if cpu else ["float32", "bf16"])
   if unknown := set(precisions) - set(_DTYPES):
     raise UserError(f"--precisions={unknown.pop()}: give float32, bf16 or both")
@@ -140,7 +140,7 @@ def _row(
 
 def _goal(case: _Case) -> float | None:
   """Clips/s of SDT-BP: on two CPU cores 1.3 times the original, and on an H200."""
-  if (case.experiment, case.batch_size) == ("sdt_bp", 8) and measure.is_cpu():
+  if (case.experiment, case.batch_size) == ("sdt_bp", 8) and parallel.is_cpu():
     return 12.4
   on_h200 = "H200" in jax.devices()[0].device_kind
   if (case.experiment, case.precision) == ("sdt_bp", "bf16") and on_h200:

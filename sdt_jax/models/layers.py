@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from sdt_jax.models import convolution
-from sdt_jax.models.normalization import instance_norm
+from sdt_jax.models.normalization import EPSILON, instance_norm
 
 NormKind = Literal["bn", "in", "in_star"]
 Dtype = Any
 
-_EPSILON = 1e-5
 _SLOPE = 0.2
 
 
@@ -69,7 +68,7 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _affine(x, mean, var, scale, bias):
-  return (x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias
+  return (x - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias
 
 
 def time_mask(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 
 def instance_norm(
@@ -27,7 +27,7 @@ def instance_norm(
 def _standardize_masked(x, axes, mask):
   average = _masked_mean(x, axes, mask)
   variance = _masked_mean(jnp.square(x - average), axes, mask)
-  return (x - average) * jax.lax.rsqrt(variance + _EPSILON)
+  return (x - average) * jax.lax.rsqrt(variance + EPSILON)
 
 
 def _masked_mean(x, axes, mask):
@@ -43,7 +43,7 @@ def _standardize(x, axes: tuple[int, ...]):
 
 def _forward(x, axes):
   average = mean(x, axes)
-  scale = jax.lax.rsqrt(mean(jnp.square(x - average), axes) + _EPSILON)
+  scale = jax.lax.rsqrt(mean(jnp.square(x - average), axes) + EPSILON)
   return (x - average) * scale, (x, average, scale)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sdt_jax import audio
 from sdt_jax.data import pipeline
+from sdt_jax.data.recordings import CLIP_SAMPLES
 from sdt_jax.training import parallel, processes
 from sdt_jax.training.parallel import Tree
 from sdt_jax.training.voice2pose import Batch
@@ -65,9 +66,8 @@ class Resident:
 
   @staticmethod
   def batch(data: Tree, x: jax.Array) -> Batch:
-    samples = audio.num_samples(audio.CLIP_FRAMES)
     return {
-      "audio": _windows(data.audio, data.audio_start[x], samples),
+      "audio": _windows(data.audio, data.audio_start[x], CLIP_SAMPLES),
       "poses": _windows(data.poses, data.frame_start[x], audio.CLIP_FRAMES),
       "index": x,
     }
@@ -147,6 +147,6 @@ def fits(split: pipeline.Split, limit_gb: float) -> bool:
   tracks = split.tracks()
   if max(len(tracks.audio), len(tracks.poses)) >= 2**31:  # positions are int32
     return False
-  size = sum(np.dtype(t.dtype).itemsize * t.size for t in tracks)
+  size = sum(track.nbytes for track in tracks)
   limit = min(limit_gb * 1e9, _SHARE_OF_MEMORY * parallel.device_memory())
   return size < limit

@@ -178,7 +178,7 @@ def compiler_options() -> dict[str, str]:
   It takes twice as long as Eigen for the gradients of kernels; for sums, which are
   left to it, it is the faster one. An XLA that does not know the option is left alone.
   """
-  if jax.default_backend() != "cpu":
+  if not is_cpu():
     return {}
   options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
   try:
