@@ -17,6 +17,7 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000
 FPS = 15
 CLIP_FRAMES = 64
+MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
 
 NUM_MELS = 80
 _N_FFT = 512

@@ -37,7 +37,6 @@ _OLD_AV = int(av.__version__.split(".")[0]) < 19
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
 
 _RATES_HZ = (1_000, 1_000_000)  # beyond these a number is no sample rate
-_MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
 
 
 def load_audio(path: str | pathlib.Path) -> np.ndarray:
@@ -194,7 +193,7 @@ def _check_values(floats: np.ndarray, name: str) -> None:
       f"the first is number {bad[0]}"
     )
   peak = np.abs(floats).max()
-  if peak > _MAX_PEAK:
+  if peak > audio_lib.MAX_PEAK:
     raise UserError(
       f"{name}: reaches {peak:g}, expected floats in [-1, 1]; "
       "divide 16-bit samples by 32768"

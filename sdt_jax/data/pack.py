@@ -28,9 +28,8 @@ SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
 # samples; outside of this share of 64 frames, sound and pose do not belong together.
 LENGTH_TOLERANCE = 0.05
 
-# What coordinates and sound are given in must be told from their numbers.
+# What coordinates are given in must be told from their numbers.
 _MAX_PX = 1e6
-_MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
 
 _POSE_SHAPE = (audio.CLIP_FRAMES, 3, len(kp.KEYPOINTS_137))
 
@@ -223,7 +222,7 @@ def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
     )
   full_scale = -np.iinfo(samples.dtype).min if samples.dtype.kind == "i" else 1
   in_unit_range = samples / full_scale
-  if not (np.abs(in_unit_range) < _MAX_PEAK).all():
+  if not (np.abs(in_unit_range) < audio.MAX_PEAK).all():
     raise UserError(
       f"{clip_id}: audio has values that are not finite, or far beyond [-1, 1]"
     )
