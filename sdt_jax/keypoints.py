@@ -9,7 +9,57 @@ face points, two hands of 21. `KEYPOINTS_121` is what the models see: the upper 
 without ears, relative to the neck, which is itself left out.
 """
 
+import dataclasses
+import functools
+from collections.abc import Mapping
+
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Skeleton:
+  """The joints of a pose. Pose arrays have shape (..., dims, joints).
+
+  Attributes:
+    names: of the joints, in the order of the last axis.
+    parts: part name -> names of its joints.
+    parents: joint -> the joint that its hierarchical coordinates are relative to;
+      joints that are not named here stay relative to the origin.
+    dims: coordinates of a joint.
+  """
+
+  names: tuple[str, ...]
+  parts: Mapping[str, tuple[str, ...]]
+  parents: Mapping[str, str]
+  dims: int
+
+  @functools.cached_property
+  def index(self) -> dict[str, int]:
+    """Joint name -> its place in the last axis."""
+    return {name: i for i, name in enumerate(self.names)}
+
+  @property
+  def num_joints(self) -> int:
+    return len(self.names)
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(dims, joints): the last two axes of a pose array."""
+    return self.dims, self.num_joints
+
+  def indices(self, *names: str) -> np.ndarray:
+    """Places in the last axis of the joints with these names."""
+    return np.array([self.index[name] for name in names])
+
+  def part(self, name: str) -> np.ndarray:
+    """Places in the last axis of the joints of a part."""
+    return self.indices(*self.parts[name])
+
+  @functools.cached_property
+  def parent_index(self) -> np.ndarray:
+    """(joints,) place of each joint's parent; its own where it has none."""
+    return self.indices(*(self.parents.get(name, name) for name in self.names))
+
 
 _BODY_25 = (
   "nose",
@@ -50,6 +100,39 @@ KEYPOINTS_137 = (
   + tuple(f"right_hand_{n}" for n in _HAND_21)
 )
 KEYPOINTS_121 = _UPPER_BODY + KEYPOINTS_137[len(_BODY_25) :]
+
+
+def _parts(names: tuple[str, ...], body: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+  prefixed = {
+    part: tuple(name for name in names if name.startswith(f"{part}_"))
+    for part in ("face", "left_hand", "right_hand")
+  }
+  return {"body": body, **prefixed}
+
+
+OPENPOSE = Skeleton(KEYPOINTS_137, _parts(KEYPOINTS_137, _BODY_25), {}, dims=2)
+"""The OpenPose layout of the Speech2Gesture data packs."""
+
+_PART_ROOTS = {
+  "face": "face_30",
+  "left_hand": "left_wrist",
+  "right_hand": "right_wrist",
+}
+_UPPER_BODY_PARTS = _parts(KEYPOINTS_121, _UPPER_BODY)
+
+UPPER_BODY = Skeleton(
+  KEYPOINTS_121,
+  _UPPER_BODY_PARTS,
+  {
+    joint: root
+    for part, root in _PART_ROOTS.items()
+    for joint in _UPPER_BODY_PARTS[part]
+    if joint != root
+  },
+  dims=2,
+)
+"""What the models see: the upper body without ears, relative to the neck."""
+
 NUM_KEYPOINTS = len(KEYPOINTS_121)
 
 INDEX_137 = {name: i for i, name in enumerate(KEYPOINTS_137)}
