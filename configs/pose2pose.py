@@ -6,11 +6,11 @@
 
 import ml_collections
 
-from configs import common
+from sdt_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  c = common.get_config()
+  c = config.default()
   c.experiment = "pose2pose"
   c.checkpoint.best_metric = "l1"
   return c

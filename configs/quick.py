@@ -8,11 +8,11 @@ Two minutes on two CPU cores. Scores to expect on dev: lip-sync error 0.06, L1 0
 
 import ml_collections
 
-from configs import common
+from sdt_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  c = common.get_config()
+  c = config.default()
   c.batch_size = 16
   c.num_epochs = 10
   c.dataset.num_train_clips = 768

@@ -9,11 +9,11 @@ on that data here.
 
 import ml_collections
 
-from configs import common
+from sdt_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  c = common.get_config()
+  c = config.default()
   c.pose.hierarchical = False
   c.generator.norm = "bn"
   c.template.kind = "none"

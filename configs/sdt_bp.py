@@ -9,8 +9,8 @@ on that data here; on two CPU cores it trains 5 clips/s.
 
 import ml_collections
 
-from configs import common
+from sdt_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return common.get_config()
+  return config.default()

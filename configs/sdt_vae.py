@@ -12,10 +12,10 @@ on that data here.
 
 import ml_collections
 
-from configs import common
+from sdt_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  c = common.get_config()
+  c = config.default()
   c.template.kind = "vae"
   return c

@@ -1,18 +1,328 @@
-"""What the fields of a run are; ml_collections knows no schema."""
+"""The fields of a run: default, meaning, allowed values, and whether a run may change
+them. `python -m sdt_jax.config` prints them as a table (docs/configuration.md).
 
-import functools
+An experiment file starts from `default()` and sets what differs. ml_collections parses
+`--config.section.field=value`, but checks only the type; `check` checks the rest.
+"""
+
+import copy
+import dataclasses
+import json
+import math
 import pathlib
 import runpy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_collections
+
+from sdt_jax.errors import UserError
+
 Config = Any
-"""An `ml_collections.ConfigDict` with the fields of `configs/common.py`."""
-
-_COMMON = pathlib.Path(__file__).parents[1] / "configs" / "common.py"
+"""An `ml_collections.ConfigDict` with the fields below."""
 
 
-@functools.cache
-def defaults() -> Config:
-  """Every field, with its default."""
-  # By its path: in another folder, `configs` may be another package.
-  return runpy.run_path(str(_COMMON))["get_config"]()
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+  """A set of values: a test, and the words for it in an error message."""
+
+  test: Callable[[Any], bool]
+  text: str
+
+
+def _one_of(*choices: str) -> Allowed:
+  return Allowed(choices.__contains__, f"one of {choices}")
+
+
+_ANY = Allowed(lambda _: True, "any")
+_POSITIVE = Allowed(lambda x: x > 0, "a positive number")
+_NOT_NEGATIVE = Allowed(lambda x: x >= 0, "0 or more")
+_SHARE = Allowed(lambda x: 0 <= x < 1, "0 or more, below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One field of the config.
+
+  Attributes:
+    default: also gives the type.
+    meaning: for the reader.
+    allowed: which values of that type are possible.
+    may_change: whether a run may be resumed with another value.
+    absent: the value that reproduces what a run did before the field existed; None
+      where the default does.
+  """
+
+  default: Any
+  meaning: str
+  allowed: Allowed = _ANY
+  may_change: bool = False
+  absent: Any = None
+
+
+def _run_field(default: Any, meaning: str, allowed: Allowed = _ANY) -> Field:
+  """A field that a resumed run may change: it concerns how, not what, is trained."""
+  return Field(default, meaning, allowed, may_change=True)
+
+
+FIELDS: dict[str, Any] = {
+  "experiment": Field("voice2pose", "the method to train: voice2pose or pose2pose"),
+  "seed": Field(
+    0, "seed of all randomness", Allowed(lambda x: 0 <= x < 2**32, "0 to 4294967295")
+  ),
+  "batch_size": Field(
+    32,
+    "clips per step, over all devices; the last partial batch of an epoch is dropped",
+    Allowed(lambda x: x > 1, "2 or more, which batch statistics need"),
+  ),
+  "num_epochs": _run_field(100, "passes over the training clips", _POSITIVE),
+  "pretrained_partial": Field(
+    False, "let --pretrained skip networks that only one of the two runs has"
+  ),
+  "parallel": _run_field(
+    "jit", "how the step is mapped over devices", _one_of("jit", "pmap")
+  ),
+  "precision": Field(
+    "float32",
+    "type of the activations; bf16 is for GPUs and TPUs. Parameters, statistics, losses "
+    "and optimizers stay float32. float32 products use JAX's default precision, which "
+    "is often TF32 on GPUs",
+    _one_of("float32", "bf16"),
+  ),
+  "steps_at_once": _run_field(
+    0,
+    "steps per dispatch when the training data is in device memory; 0 means 1 on CPUs "
+    "and log.every_steps elsewhere",
+    _NOT_NEGATIVE,
+  ),
+  "dataset": {
+    "name": Field("synthetic", "the data set: synthetic or speech2gesture"),
+    "root": _run_field("", "speech2gesture: folder that contains <speaker>/*.csv"),
+    "speaker": Field("ada", "name of the speaker"),
+    "num_train_clips": Field(2048, "synthetic: number of training clips to make"),
+    "num_dev_clips": Field(256, "synthetic: number of dev clips to make"),
+    "data_dir": _run_field("data", "folder for the built data sets"),
+    "statistics": Field(
+      "auto",
+      "pose statistics to normalise with: the published table, the pack's own, or the "
+      "published one if it fits the pack",
+      _one_of("auto", "published", "pack"),
+    ),
+    "skip_bad_clips": Field(False, "skip and count unusable clips instead of stopping"),
+    "cache_gb": _run_field(
+      8.0, "keep smaller training data in the memory of every device", _NOT_NEGATIVE
+    ),
+    "num_threads": _run_field(1, "threads that read ahead", _NOT_NEGATIVE),
+  },
+  "pose": {
+    "hierarchical": Field(
+      True, "express hands relative to the wrists and the face relative to the nose tip"
+    ),
+  },
+  "generator": {
+    "norm": Field(
+      "in_star",
+      "batch norm, instance norm, or IN* (in 1-D over the channels of each time step)",
+      _one_of("bn", "in", "in_star"),
+    ),
+    "channels": Field(256, "channels of the 1-D U-Net and the decoder", _POSITIVE),
+    "audio_channels": Field(
+      (64, 128, 256, 256),
+      "channels of the four stages of the audio encoder",
+      Allowed(lambda x: len(x) == 4 and all(c > 0 for c in x), "4 positive numbers"),
+    ),
+  },
+  "template": {
+    "kind": Field(
+      "bp",
+      "learnt by back-propagation, taken from a pose VAE, or no templates",
+      _one_of("bp", "vae", "none"),
+    ),
+    "pose_vae": Field("", "kind vae: workdir of a pose2pose run on the same clips"),
+    "size": Field(32, "dimensions of a template", _POSITIVE),
+    "frame_wise": Field(False, "kind bp: one template per frame instead of per clip"),
+    "kl_weight": Field(
+      0.1, "weight of the KL term; the paper states 1, its code uses 0.1", _NOT_NEGATIVE
+    ),
+    "learning_rate": Field(1e-4, "Adam's rate for learnt templates", _POSITIVE),
+  },
+  "discriminator": {
+    "weight": Field(
+      0.0, "weight of the motion GAN; 0 means no discriminator", _NOT_NEGATIVE
+    ),
+    "learning_rate": Field(1e-4, "Adam's rate for the discriminator", _POSITIVE),
+  },
+  "optimizer": {
+    "learning_rate": Field(1e-4, "Adam's rate", _POSITIVE),
+    "b1": Field(0.9, "Adam's decay of the first moment", _SHARE),
+    "b2": Field(0.999, "Adam's decay of the second moment", _SHARE),
+    "milestones": Field((90, 98), "epochs after which all rates are multiplied ..."),
+    "decay": Field(0.1, "... by this factor", _NOT_NEGATIVE),
+  },
+  "log": {
+    "every_steps": _run_field(20, "steps per line of training metrics", _POSITIVE),
+    "train_videos": _run_field(2, "sample videos of training clips", _NOT_NEGATIVE),
+    "dev_videos": _run_field(8, "sample videos of dev clips", _NOT_NEGATIVE),
+    "video_every_epochs": _run_field(
+      1, "epochs between sample videos; 0 means none", _NOT_NEGATIVE
+    ),
+    "tensorboard_videos": _run_field(False, "add the sample videos to TensorBoard"),
+  },
+  "checkpoint": {
+    "every_epochs": _run_field(1, "epochs between checkpoints", _POSITIVE),
+    "every_steps": _run_field(
+      0, "also save every so many steps; 0 means never", _NOT_NEGATIVE
+    ),
+    "every_minutes": _run_field(
+      0.0, "also save after so many minutes; 0 means never", _NOT_NEGATIVE
+    ),
+    "keep_latest": _run_field(2, "number of latest checkpoints to keep", _POSITIVE),
+    "keep_best": _run_field(1, "number of best checkpoints to keep", _NOT_NEGATIVE),
+    "best_metric": _run_field(
+      "lip_sync", "dev metric whose lowest value marks the best checkpoint"
+    ),
+  },
+  "debug": {
+    "nans": _run_field(False, "find the operation that produces a NaN; slow"),
+  },
+}
+
+
+def _walk(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Field]]:
+  """Every field with its dotted name."""
+  for key, value in fields.items():
+    if isinstance(value, Field):
+      yield prefix + key, value
+    else:
+      yield from _walk(value, f"{prefix}{key}.")
+
+
+BY_NAME: dict[str, Field] = dict(_walk(FIELDS))
+
+
+def default() -> Config:
+  """A config with every field at its default: SDT-BP as in the paper."""
+
+  def values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+      key: value.default if isinstance(value, Field) else values(value)
+      for key, value in fields.items()
+    }
+
+  return ml_collections.ConfigDict(values(FIELDS))
+
+
+def check(config: Config) -> None:
+  """Raises a UserError that names the first field that is missing, unknown or wrong."""
+  values = flatten(config)
+  for name in values.keys() - BY_NAME.keys():
+    if not any(field.startswith(f"{name}.") for field in BY_NAME):
+      raise UserError(f"config.{name} is no field; {_SEE_FIELDS}")
+  for name, field in BY_NAME.items():
+    if name not in values:
+      section = next((n for n in values if name.startswith(f"{n}.")), None)
+      if section:
+        raise UserError(
+          f"config.{section} is {values[section]!r}; expected a section of fields"
+        )
+      raise UserError(f"config.{name} is missing; {_SEE_FIELDS}")
+    value = _field_of(config, name)
+    if not _has_type_of(value, field.default):
+      raise UserError(
+        f"config.{name} is {value!r}; expected a value like {field.default!r}"
+      )
+    if not field.allowed.test(value):
+      raise UserError(f"config.{name} is {value!r}; expected {field.allowed.text}")
+
+
+_SEE_FIELDS = "sdt_jax/config.py lists every field"
+
+
+def _field_of(config: Config, name: str) -> Any:
+  for key in name.split("."):
+    config = config[key]
+  return config
+
+
+def _has_type_of(value: Any, default: Any) -> bool:
+  """Whether `value`, perhaps from a JSON file, has the type of `default`."""
+  if isinstance(default, tuple):
+    is_row = isinstance(value, list | tuple)
+    return is_row and all(_has_type_of(item, default[0]) for item in value)
+  if isinstance(default, float):
+    return type(value) in (int, float) and math.isfinite(value)
+  return type(value) is type(default)
+
+
+def with_absent_fields(config: Config) -> Config:
+  """The config of an older run, its missing fields set to reproduce what it did."""
+  config = copy.deepcopy(config)
+  for name, field in BY_NAME.items():
+    *sections, key = name.split(".")
+    section = config
+    for part in sections:
+      if part not in section:
+        section[part] = ml_collections.ConfigDict()
+      section = section[part]
+      if not isinstance(section, ml_collections.ConfigDict):
+        break  # malformed; `check` reports it
+    else:
+      if key not in section:
+        section[key] = field.default if field.absent is None else field.absent
+  return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+  """Fields that differ and that a resumed run may not change, as "name (old -> new)".
+
+  Either may come from JSON, where tuples are lists.
+  """
+  a, b = flatten(old), flatten(new)
+  return [
+    f"{name} ({a.get(name)!r} -> {b.get(name)!r})"
+    for name in sorted(a.keys() | b.keys())
+    if a.get(name) != b.get(name)
+    and not (name in BY_NAME and BY_NAME[name].may_change)
+  ]
+
+
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
+  """Values of a config, or of its JSON, by dotted name; tuples become lists."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, dict | ml_collections.ConfigDict):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return flat
+
+
+def experiment_file(name: str) -> pathlib.Path:
+  """The file of an experiment that comes with the package, for example "sdt_bp"."""
+  package = pathlib.Path(__file__).parent
+  folders = (package.parent / "configs", package / "configs")  # checkout, wheel
+  return next(
+    (path for f in folders if (path := f / f"{name}.py").is_file()),
+    folders[0] / f"{name}.py",
+  )
+
+
+def experiment(name: str) -> Config:
+  """The config of an experiment that comes with the package."""
+  return runpy.run_path(str(experiment_file(name)))["get_config"]()
+
+
+def table() -> str:
+  """Every field as a row of a Markdown table."""
+  rows = ["| field | default | meaning | allowed | a run may change it |", "|---" * 5]
+  for name, field in BY_NAME.items():
+    allowed = "" if field.allowed is _ANY else field.allowed.text
+    change = "yes" if field.may_change else ""
+    value = json.dumps(field.default)
+    rows.append(f"| `{name}` | `{value}` | {field.meaning} | {allowed} | {change} |")
+  rows[1] += "|"
+  return "\n".join(rows)
+
+
+if __name__ == "__main__":
+  print(table())

@@ -21,7 +21,7 @@ from typing import Any
 import ml_collections
 
 from sdt_jax import files, speakers
-from sdt_jax.config import Config
+from sdt_jax.config import Config, differences, with_absent_fields
 from sdt_jax.errors import UserError
 
 CONFIG, SPEAKER, CLIPS, METRICS = (
@@ -31,21 +31,6 @@ CONFIG, SPEAKER, CLIPS, METRICS = (
   "metrics.jsonl",
 )
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
-
-# Fields that say how long or with what a run goes on, not what it is.
-_MAY_CHANGE = (
-  "num_epochs",
-  "parallel",
-  "steps_at_once",
-  "dataset.root",
-  "dataset.data_dir",
-  "dataset.cache_gb",
-  "dataset.num_threads",
-  "log",
-  "checkpoint",
-  "debug",
-)
-
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file as a whole; see `files.replacing`."""
@@ -142,7 +127,7 @@ def check_clips(path: pathlib.Path, clip_ids: list[str]) -> None:
 
 
 def read_config(path: pathlib.Path) -> Config:
-  """The config of a run.
+  """The config of a run, complete even if an older version wrote it.
 
   Raises:
     UserError: the folder or the file is missing, or it is not a config.
@@ -155,7 +140,7 @@ def read_config(path: pathlib.Path) -> Config:
       f"{path / CONFIG}: not the config of a training run; restore it, or train again"
     )
   try:
-    return ml_collections.ConfigDict(fields)
+    return with_absent_fields(ml_collections.ConfigDict(fields))
   except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
     raise UserError(
       f"{path / CONFIG}: not the config of a training run ({e}); restore it"
@@ -196,30 +181,10 @@ def _read_text(path: pathlib.Path) -> str:
 
 
 def check_same(path: pathlib.Path, config: Config) -> None:
-  """Raises a UserError that lists what differs from the config of the run in `path`."""
-  old, new = flatten(read_config(path)), flatten(json.loads(config.to_json()))
-  changed = [
-    f"{name} ({old.get(name)!r} -> {new.get(name)!r})"
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name) and not _may_change(name)
-  ]
+  """Raises a UserError that lists the fields in which the run in `path` differs."""
+  changed = differences(read_config(path), config)
   if changed:
     raise UserError(
-      f"{path} holds a run with another config: {', '.join(changed)}; "
+      f"{path} contains a run with another config: {', '.join(changed)}; "
       "give the same fields to resume it, or another --workdir"
     )
-
-
-def _may_change(name: str) -> bool:
-  return any(name == field or name.startswith(field + ".") for field in _MAY_CHANGE)
-
-
-def flatten(fields: Any, prefix: str = "") -> dict[str, Any]:
-  """Fields of a config, or of its JSON, by dotted name; tuples become lists."""
-  flat = {}
-  for name, value in fields.items():
-    if isinstance(value, dict | ml_collections.ConfigDict):
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-  return flat

@@ -1,11 +1,12 @@
-"""How near predicted motion comes to the truth and how it moves: one value a clip.
+"""How close generated motion is to the truth, and how it moves: one value per clip.
 
 Conventions: `pred_px` and `truth_px` are final poses (`pose.to_final`), shape
-(B, T, 2, 121), pixels of the common speaker size relative to the neck, 15 frames/s;
-x_tk is keypoint k of frame t. Every metric returns (B,) float32, so that an evaluation
-over any number of batches and devices gathers the same numbers as one pass (`collect`)
-and takes their mean and its interval over clips (`summarize`). The array metrics take
-NumPy or JAX arrays and can be traced; beats and summaries are NumPy on the host.
+(B, T, dims, joints), pixels of the common speaker size relative to the neck,
+15 frames/s; x_tk is joint k of frame t. Every metric returns (B,) float32, so that an
+evaluation over any number of batches and devices collects the same numbers as one pass
+(`collect`) and reports their mean with its interval over clips (`summarize`). The array
+metrics take NumPy or JAX arrays and can be traced; beats and summaries are NumPy on the
+host. `registry` lists all metrics.
 
 Where the literature has several metrics of one name, the docstring says which this is.
 """
@@ -22,11 +23,11 @@ from sdt_jax import keypoints as kp
 from sdt_jax.audio import FPS, SAMPLE_RATE
 from sdt_jax.errors import UserError
 
-# Hand speeds are counted in steps of 25 px/s, about 3 cm/s; the last bin is open.
+# Bins of the hand speed: 25 px/s is about 3 cm/s; the last bin is open.
 SPEED_BIN_PX = 25.0
 NUM_SPEED_BINS = 80
 
-BEAT_DROP = 0.03  # of the mean angle change, that makes a minimum a motion beat
+BEAT_DROP = 0.03  # depth of a minimum that counts as a beat, in mean angle changes
 BEAT_SIGMA_S = 0.1
 
 RESAMPLES = 1000
@@ -34,44 +35,23 @@ CONFIDENCE = 0.95
 
 _LIP_EPSILON_PX = 1e-4
 
-# (side, joint): the arms from shoulder to wrist; they hang on the neck, the origin.
+# (side, joint): the arms from shoulder to wrist; the neck is the origin.
 _ARMS = np.stack(
   [
-    kp.indices(f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist")
+    kp.UPPER_BODY.indices(f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist")
     for side in ("right", "left")
   ]
 )
 _WRISTS = _ARMS[:, -1]
-
-
-def per_clip(pred_px: jax.Array, truth_px: jax.Array) -> dict[str, jax.Array]:
-  """Every metric of one prediction and its truth that needs poses alone.
-
-  Args:
-    pred_px: (B, T, 2, 121) final poses, T >= 4.
-    truth_px: the same of the truth.
-
-  Returns:
-    name -> (B,). What describes a motion by itself stands beside the truth's, under
-    the same name with `_truth`.
-  """
-  values = {
-    "l2": l2(pred_px, truth_px),
-    "lip_sync": lip_sync(pred_px, truth_px),
-    "pck@0.2": pck(pred_px, truth_px, alpha=0.2),
-    "lvd": lvd(pred_px, truth_px),
-  }
-  for metric in (diversity_l1, acceleration, jerk, bone_length_cv):
-    values[metric.__name__] = metric(pred_px)
-    values[f"{metric.__name__}_truth"] = metric(truth_px)
-  return values
+# The middle points of the upper and the lower inner lip.
+_INNER_LIPS = kp.UPPER_BODY.indices("face_62", "face_66")
 
 
 # --- Against the truth
 
 
 def l2(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
-  """Mean over frames and keypoints of |pred_tk - truth_tk|, px.
+  """Mean over frames and joints of |pred_tk - truth_tk|, px.
 
   Source: "L2 distance" of Speech Drives Templates (ICCV 2021), Table 1.
   """
@@ -93,7 +73,7 @@ def lip_sync(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
 def pck(pred_px: jax.Array, truth_px: jax.Array, alpha: float) -> jax.Array:
   """Share of keypoints at most `alpha` x the larger side of the true box away.
 
-  The box is the truth's bounding box of all 121 keypoints in the same frame. In
+  The box is the truth's bounding box of all joints in the same frame. In
   [0, 1], more is better. Source: "percentage of correct keypoints" as used by
   Speech2Gesture (CVPR 2019), there with 0.2.
   """
@@ -105,7 +85,7 @@ def pck(pred_px: jax.Array, truth_px: jax.Array, alpha: float) -> jax.Array:
 def lvd(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
   """Landmark velocity difference: mean of |velocity(pred)_tk - velocity(truth)_tk|.
 
-  px/s, over the T - 1 frame differences and all keypoints. Source: "D-V" of MakeItTalk
+  px/s, over the T - 1 frame differences and all joints. Source: "D-V" of MakeItTalk
   (SIGGRAPH Asia 2020), without its division by the face's size. TalkSHOW's LVD
   (CVPR 2023) differs: it compares the magnitudes of each coordinate's velocity.
   """
@@ -113,10 +93,10 @@ def lvd(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
 
 
 def l1_regression(pred_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
-  """Mean over frames, coordinates and keypoints of |pred - truth|, in speaker's stds.
+  """Mean over frames, coordinates and joints of |pred - truth|, in speaker's stds.
 
   Args:
-    pred_norm: (B, T, 2, 121) normalised poses in the form the model is trained on.
+    pred_norm: (B, T, dims, joints) normalised poses in the form the model is trained on.
     truth_norm: the same of the truth.
 
   Source: the regression loss of the paper, which the models are trained to lower.
@@ -128,7 +108,7 @@ def l1_regression(pred_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
 
 
 def diversity_l1(poses_px: jax.Array) -> jax.Array:
-  """Mean over frames, coordinates and keypoints of |x_tk - mean_t x_tk|, px.
+  """Mean over frames, coordinates and joints of |x_tk - mean_t x_tk|, px.
 
   Source: "L1 diversity" of EMAGE (CVPR 2024), there summed over the coordinates.
   """
@@ -139,7 +119,7 @@ def diversity_samples(samples_px: jax.Array) -> jax.Array:
   """Mean over pairs of renderings of one sound of their `l2`, px.
 
   Args:
-    samples_px: (S, B, T, 2, 121), S >= 2 renderings of each of B sounds.
+    samples_px: (S, B, T, dims, joints), S >= 2 renderings of each of B sounds.
 
   Returns:
     (B,); 0 if all renderings are the same.
@@ -161,7 +141,7 @@ def diversity_samples(samples_px: jax.Array) -> jax.Array:
 
 
 def acceleration(poses_px: jax.Array) -> jax.Array:
-  """Mean norm of the second difference over frames and keypoints, px/s^2.
+  """Mean norm of the second difference over frames and joints, px/s^2.
 
   Source: GENEA Challenge 2020 (IUI 2021), "average acceleration".
   """
@@ -169,7 +149,7 @@ def acceleration(poses_px: jax.Array) -> jax.Array:
 
 
 def jerk(poses_px: jax.Array) -> jax.Array:
-  """Mean norm of the third difference over frames and keypoints, px/s^3.
+  """Mean norm of the third difference over frames and joints, px/s^3.
 
   Source: GENEA Challenge 2020 (IUI 2021), "average jerk".
   """
@@ -177,11 +157,11 @@ def jerk(poses_px: jax.Array) -> jax.Array:
 
 
 def bone_length_cv(poses_px: jax.Array) -> jax.Array:
-  """How unsteady the arms' lengths are: std over time / mean over time, no unit.
+  """Variation of the arms' lengths: std over time / mean over time, no unit.
 
-  Mean over both upper arms (shoulder to elbow) and forearms (elbow to wrist). Lengths
-  in the picture, so foreshortening makes the truth's larger than 0, and only the
-  difference from the truth's tells of stretching limbs. This project's own.
+  Mean over both upper arms (shoulder to elbow) and forearms (elbow to wrist). These are
+  lengths in the picture, so foreshortening makes the truth's larger than 0; only the
+  difference from the truth's shows stretching limbs. Defined by this project.
   """
   lengths = _length(jnp.diff(poses_px[..., _ARMS], axis=-1), axis=-3)
   # The floor is for padding: a clip of zeros gives 0 instead of 0 / 0.
@@ -190,9 +170,9 @@ def bone_length_cv(poses_px: jax.Array) -> jax.Array:
 
 
 def hand_speed_histogram(poses_px: jax.Array) -> jax.Array:
-  """(B, 80) how often each clip's wrists move at a speed of each bin, as float32.
+  """(B, 80) histogram of each clip's wrist speeds, as float32.
 
-  Bins of 25 px/s from 0; the last is open. A clip counts 2 (T - 1) speeds.
+  Bins of 25 px/s from 0; the last is open. A clip has 2 (T - 1) speeds.
   """
   speed = _length(_derivative(poses_px[..., _WRISTS], 1))
   bins = jnp.minimum(speed / SPEED_BIN_PX, NUM_SPEED_BINS - 1).astype(jnp.int32)
@@ -204,20 +184,19 @@ def _length(vectors: jax.Array, axis: int = -2) -> jax.Array:
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
-  """(..., T, 2, K) twice -> (..., T, K)."""
+  """(..., T, dims, K) twice -> (..., T, K)."""
   return _length(a - b)
 
 
 def _derivative(poses_px: jax.Array, order: int) -> jax.Array:
-  """(..., T, 2, K) -> (..., T - order, 2, K), px/s^order."""
+  """(..., T, dims, K) -> (..., T - order, dims, K), px/s^order."""
   return jnp.diff(poses_px, n=order, axis=-3) * FPS**order
 
 
 def _mouth_opening(poses_px: jax.Array) -> jax.Array:
-  """(..., T, 2, 121) -> (..., T) px."""
-  return _length(
-    poses_px[..., kp.UPPER_INNER_LIP] - poses_px[..., kp.LOWER_INNER_LIP], axis=-1
-  )
+  """(..., T, dims, joints) -> (..., T) px."""
+  upper, lower = (poses_px[..., lip] for lip in _INNER_LIPS)
+  return _length(upper - lower, axis=-1)
 
 
 # --- Beats of motion and sound
@@ -236,7 +215,7 @@ def mean_angle_change(poses_px: np.ndarray) -> np.ndarray:
   """(4,) mean absolute change of each arm angle, radians per frame.
 
   Args:
-    poses_px: (N, T, 2, 121) clips of the training split; `bc_ha2g` is in units of this.
+    poses_px: (N, T, dims, joints) clips of the training split; `bc_ha2g` is in units of this.
   """
   return np.abs(np.diff(_arm_angles(poses_px), axis=-2)).mean((0, 1))
 
@@ -245,7 +224,7 @@ def motion_beats(poses_px: np.ndarray, mean_change: np.ndarray) -> np.ndarray:
   """Times at which the arms come to rest, seconds; see `bc_ha2g`.
 
   Args:
-    poses_px: (T, 2, 121) final poses of one clip.
+    poses_px: (T, dims, joints) final poses of one clip.
     mean_change: (4,) from `mean_angle_change`; an angle that never changes there (0)
       is left out.
   """
@@ -276,7 +255,7 @@ def bc_ha2g(
   picture plane, there of space. In [0, 1], more is better.
 
   Args:
-    poses_px: (B, T, 2, 121) final poses.
+    poses_px: (B, T, dims, joints) final poses.
     onsets: of each clip, times in seconds (`audio_onsets`).
     mean_change: (4,) from `mean_angle_change`.
 
@@ -297,7 +276,7 @@ def bc_ha2g(
 
 
 def _arm_angles(poses_px: np.ndarray) -> np.ndarray:
-  """(..., T, 2, 121) -> (..., T, 4): at shoulder and elbow, right and left; [0, pi]."""
+  """(..., T, dims, joints) -> (..., T, 4): at shoulder and elbow, right and left; [0, pi]."""
   x, y = np.moveaxis(np.diff(poses_px[..., _ARMS], axis=-1, prepend=0), -3, 0)
   dot = x[..., :-1] * x[..., 1:] + y[..., :-1] * y[..., 1:]
   cross = x[..., :-1] * y[..., 1:] - y[..., :-1] * x[..., 1:]
@@ -305,7 +284,7 @@ def _arm_angles(poses_px: np.ndarray) -> np.ndarray:
   return angles.reshape(*angles.shape[:-2], -1)
 
 
-# --- From clips to a number with its interval
+# --- Means over clips and their intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +309,7 @@ class Estimate:
 def collect(
   batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]],
 ) -> dict[str, np.ndarray]:
-  """Puts the batches of an evaluation together, every clip once.
+  """Joins the batches of an evaluation; every clip counts once.
 
   Args:
     batches: pairs of name -> (B, ...) values, and (B,) bool that is False where the

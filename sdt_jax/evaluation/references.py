@@ -1,9 +1,8 @@
-"""What a prediction is compared with: motions of the same clips that no model made.
+"""Motions of the same clips that no model made, to compare a model with.
 
-The truth itself is the best row there can be. Each function here gives another one,
-final poses (N, T, 2, 121) in pixels like a model's: the truth of another clip (natural
-motion that does not fit the sound), the mean pose held still (the safest guess), and
-the training clip that sounds most alike (natural motion that may fit).
+Each function returns final poses (N, T, dims, joints) in pixels: the truth of another
+clip (natural motion that does not fit the sound), the mean pose held still (the safest
+guess), and the training clip with the most similar sound (natural motion that may fit).
 """
 
 import dataclasses
@@ -14,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdt_jax import audio as sound
-from sdt_jax import keypoints as kp
 from sdt_jax import pose
 from sdt_jax.errors import UserError
 
-# Of a clip's 4.27 s: fine enough that a stressed syllable falls at its own place.
-_TIME_STEPS = 16
-_SILENCE = 1e-4  # mel power, below which nothing is heard
+_TIME_STEPS = 16  # per clip of 4.27 s: fine enough to separate stressed syllables
+_SILENCE = 1e-4  # mel power below hearing
 _AUDIO_CHUNK = 64
 _CLIP_CHUNK = 256
 
@@ -31,7 +28,7 @@ class Places:
 
   Attributes:
     videos: (N,) name of the recording.
-    starts, ends: (N,) from where to where in it, end exclusive, in any one unit.
+    starts, ends: (N,) position in it, end exclusive, in any one unit.
   """
 
   videos: Sequence[str]
@@ -42,7 +39,7 @@ class Places:
 def mean_pose_held(
   table: pose.PoseTable, hierarchical: bool, num_clips: int, num_frames: int
 ) -> np.ndarray:
-  """The speaker's mean pose in every frame; (N, T, 2, 121), a read-only view.
+  """The speaker's mean pose in every frame; (N, T, dims, joints), a read-only view.
 
   Args:
     table: the speaker's statistics.
@@ -51,7 +48,7 @@ def mean_pose_held(
     num_frames: T.
   """
   mean = pose.to_final(np.zeros_like(table.mean), table, hierarchical)
-  return np.broadcast_to(mean, (num_clips, num_frames, 2, kp.NUM_KEYPOINTS))
+  return np.broadcast_to(mean, (num_clips, num_frames, *mean.shape))
 
 
 def truth_of_another(
@@ -59,7 +56,7 @@ def truth_of_another(
   seed: int,
   places: Places | None = None,
 ) -> np.ndarray:
-  """(N, T, 2, 121): the truth in the order of `other_clips`, which see."""
+  """The truth (N, T, dims, joints), reordered as returned by `other_clips`."""
   return truth_px[other_clips(len(truth_px), seed, places)]
 
 
@@ -68,16 +65,16 @@ def other_clips(
   seed: int,
   places: Places | None = None,
 ) -> np.ndarray:
-  """For each clip the index of another one that shares no frame with it.
+  """For each clip, the index of another clip that shares no frame with it.
 
-  The result is a permutation, so the motions as a whole are the same. The clips are
-  put in a row (videos in random order, by time within), and each takes the one a
-  random number of places on, farther than any overlap reaches.
+  The result is a permutation, so the set of motions stays the same. The clips are
+  lined up (videos in random order, each in order of time), and each gets the clip that
+  is a random distance further on, beyond the reach of any overlap.
 
   Args:
     num_clips: N.
     seed: of the random order and distance.
-    places: where the clips were cut from; without it no two are taken to overlap.
+    places: where the clips were cut from; None if no two clips overlap.
 
   Returns:
     (N,) indices.
@@ -90,7 +87,7 @@ def other_clips(
     order, reach = rng.permutation(num_clips), 0
   else:
     order, reach = _row_of_clips(rng, places)
-  # Places apart, counted either way round the row, must exceed the reach.
+  # The distance must exceed the reach in both directions, as the order is cyclic.
   first, last = reach + 1, num_clips - reach - 1
   if first > last:
     raise UserError(
@@ -103,7 +100,7 @@ def other_clips(
 
 
 def _row_of_clips(rng: np.random.Generator, places: Places) -> tuple[np.ndarray, int]:
-  """Order (N,) of the clips in a row, and how many of its places overlaps span."""
+  """Order (N,) of the clips, and how many places further on overlaps reach."""
   names, video = np.unique(np.asarray(places.videos), return_inverse=True)
   starts, ends = np.asarray(places.starts), np.asarray(places.ends)
   order = np.lexsort((starts, rng.permutation(len(names))[video]))
@@ -133,7 +130,7 @@ def _sound_features(audio: jax.Array) -> jax.Array:
 def nearest_features(features: np.ndarray, train_features: np.ndarray) -> np.ndarray:
   """(N,) index of the nearest of `train_features` (M, F) to each of `features` (N, F).
 
-  Euclidean distance after every feature is given mean 0 and std 1 over training.
+  Euclidean distance of features scaled to mean 0 and std 1 over training.
   """
   mean, std = train_features.mean(0), train_features.std(0)
   std = np.where(std > 0, std, 1)

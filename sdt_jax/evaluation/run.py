@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,20 +13,21 @@ import numpy as np
 from sdt_jax import files, pose, workdir
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
-from sdt_jax.evaluation import metrics, references, scoring, template_source
-from sdt_jax.evaluation.loop import Evaluator
-from sdt_jax.training import experiments, parallel, runs
-from sdt_jax.training.loop import Sample
-from sdt_jax.training.pose2pose import Pose2Pose
+from sdt_jax.evaluation import metrics, references, scoring
+from sdt_jax.evaluation.evaluator import Evaluator
+from sdt_jax.evaluation.registry import Sounds
+from sdt_jax.templates import sources
+from sdt_jax.training import runs, setup
+from sdt_jax.training.hooks import Sample
 from sdt_jax.training.runs import Run
 
 SampleWriter = Callable[[pathlib.Path, Sample], None]
 
-# Training clips that tell how fast arms usually move: enough for a mean.
+# Number of training clips whose arm speed is averaged.
 _MEAN_CHANGE_CLIPS = 512
 
 _WITHOUT_FTD = (
-  "ftd is missing: it needs a pose VAE of the same data; train configs/pose2pose.py "
+  "FTD is left out: it needs a pose VAE of the same data; train configs/pose2pose.py "
   "and give --pose_vae=<its workdir>"
 )
 
@@ -38,14 +39,13 @@ class Options:
   Attributes:
     step: "latest", "best" or the number of a step.
     split: "dev" or "train".
-    template: "random" rows of the bank, "normal" for standard normal, "encoder" for
-      the pose VAE's mean of the true poses, or an index into the bank.
+    template: see `templates.sources`.
     num_samples: renderings of each clip; the first is the one that is scored.
-    seed: of what is drawn.
-    pose_vae: workdir of the pose VAE for FTD (and "encoder"); default: the one that
-      the run's templates came from.
-    save_videos: how many clips to show beside their truth.
-    save_npz: whether to keep the predicted poses.
+    seed: for what is drawn at random.
+    pose_vae: workdir of the pose VAE for FTD and the "encoder" templates; default: the
+      one that the run's templates came from.
+    save_videos: number of clips to show beside their truth.
+    save_npz: whether to save the generated poses.
   """
 
   step: str = "latest"
@@ -76,24 +76,25 @@ def evaluate_run(
   """
   run = runs.load(path, options.step)
   pose_vae = _pose_vae(run, options)
-  built = experiments.build_data(run.config)
+  built = setup.build_data(run.config)
   if options.split not in built.sources:
     known = ", ".join(built.sources)
     raise UserError(f"--split={options.split}: expected one of {known}")
   train, split = (_open(run, built.sources[name]) for name in ("train", options.split))
-  hierarchical = run.config.pose.hierarchical
-  evaluator = Evaluator(
-    run.experiment,
-    run.speaker.table(hierarchical),
-    hierarchical=hierarchical,
-    batch_size=parallel.round_up(run.config.batch_size),
-    mode=run.config.parallel,
-  )
   truth_px = clips_px(run, split, np.arange(len(split)))
-  chosen = template_source.choose(
-    run, options.template, options.num_samples, options.seed, truth_px, pose_vae
+  chosen = sources.choose(
+    options.template,
+    run.method.bank(run.state),
+    num_samples=options.num_samples,
+    num_clips=len(split),
+    seed=options.seed,
+    encode=lambda: _encoded(run, pose_vae, truth_px),
   )
-  poses_px = [evaluator.predict(run.state, split, codes) for codes in chosen]
+  evaluator = Evaluator(run.method, run.table, run.config)
+  poses_px = [
+    evaluator.generate(run.state, split, templates and templates.codes)
+    for templates in chosen
+  ]
   clips = _clips(run, train, split, truth_px)
   scorer = scoring.Scorer(clips, pose_vae)
   scores = scorer.score(poses_px[0])
@@ -113,7 +114,12 @@ def evaluate_run(
   }
   if options.num_samples > 1:
     result["renderings"] = _renderings(scorer, poses_px)
-  _save(path / name, options, poses_px, clips, write_sample)
+  if options.save_npz:
+    _save_poses(path / name, poses_px, truth_px)
+  if options.save_videos:
+    assert write_sample is not None
+    for sample in _samples(split, options.save_videos, poses_px, truth_px):
+      write_sample(path / name, sample)
   workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
   print(table({"model": scores, **rows}))
   if pose_vae is None:
@@ -122,23 +128,19 @@ def evaluate_run(
 
 
 def _open(run: Run, source) -> pipeline.Split:
-  return pipeline.open_split(
-    source, run.speaker, hierarchical=run.config.pose.hierarchical
-  )
+  return pipeline.open_split(source, run.speaker, hierarchical=run.hierarchical)
 
 
 def _pose_vae(run: Run, options: Options) -> Run | None:
-  if isinstance(run.experiment, Pose2Pose) and options.pose_vae is None:
+  if run.method.has_encoder and options.pose_vae is None:
     return run
   path = options.pose_vae or run.config.template.pose_vae
   if not path:
     return None
   if options.pose_vae is None and not pathlib.Path(path).is_dir():
-    print(f"the pose VAE that the templates came from is not in {path} any more")
+    print(f"the pose VAE that the templates came from is no longer in {path}")
     return None
-  pose_vae = runs.load(path)
-  if not isinstance(pose_vae.experiment, Pose2Pose):
-    raise UserError(f"--pose_vae={path}: not a pose VAE; give a pose2pose workdir")
+  pose_vae = runs.load_encoder(path, "--pose_vae")
   if pose_vae.speaker.name != run.speaker.name:
     raise UserError(
       f"--pose_vae={path}: of speaker {pose_vae.speaker.name}, the run is of "
@@ -147,23 +149,44 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
   return pose_vae
 
 
+def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray:
+  """(N, D) templates of the true clips."""
+  size = run.config.template.size
+  if pose_vae is None or pose_vae.config.template.size != size:
+    raise UserError(
+      "--template=encoder: needs --pose_vae=<workdir> of a pose VAE whose templates "
+      f"have {size} dimensions"
+    )
+  mean, _ = scoring.encoder(pose_vae, run.table.scale_factor)(truth_px)
+  return mean
+
+
 def clips_px(run: Run, split: pipeline.Split, rows: np.ndarray) -> np.ndarray:
-  """True final poses (n, T, 2, 121) of clips, in the size of the run's speaker."""
-  hierarchical = run.config.pose.hierarchical
-  poses = np.concatenate([split.read(part)["poses"] for part in _chunks(rows)])
-  return pose.to_final(poses, run.speaker.table(hierarchical), hierarchical)
+  """True final poses (n, T, dims, joints) of clips, scaled as the run's speaker."""
+  poses = np.concatenate([batch["poses"] for batch in _batches(split, rows)])
+  return pose.to_final(poses, run.table, run.hierarchical)
+
+
+def _batches(split: pipeline.Split, rows: np.ndarray) -> Iterator[pipeline.Batch]:
+  """The rows in parts: the sound of a whole split may not fit in memory."""
+  for start in range(0, len(rows), 64):
+    yield split.read(rows[start : start + 64])
 
 
 def _clips(
   run: Run, train: pipeline.Split, split: pipeline.Split, truth_px: np.ndarray
 ) -> scoring.Clips:
-  rows = np.arange(0, len(train), max(1, len(train) // _MEAN_CHANGE_CLIPS))
+  some = np.arange(0, len(train), max(1, len(train) // _MEAN_CHANGE_CLIPS))
+  onsets = [
+    metrics.audio_onsets(sound)
+    for batch in _batches(split, np.arange(len(split)))
+    for sound in batch["audio"]
+  ]
   return scoring.Clips(
     truth_px=truth_px,
-    audio=split.read(np.arange(len(split)))["audio"],
-    mean_change=metrics.mean_angle_change(clips_px(run, train, rows)),
-    table=run.speaker.table(run.config.pose.hierarchical),
-    hierarchical=run.config.pose.hierarchical,
+    sounds=Sounds(onsets, metrics.mean_angle_change(clips_px(run, train, some))),
+    table=run.table,
+    hierarchical=run.hierarchical,
   )
 
 
@@ -174,7 +197,7 @@ def _references(
   split: pipeline.Split,
   clips: scoring.Clips,
 ) -> dict[str, np.ndarray]:
-  """Rows to compare with: name -> final poses of the same clips."""
+  """What the model is compared with: row -> final poses of the same clips."""
   truth_px = clips.truth_px
   num_clips, num_frames = truth_px.shape[:2]
   rows = {"truth": truth_px}
@@ -187,16 +210,16 @@ def _references(
   rows["mean pose"] = references.mean_pose_held(
     clips.table, clips.hierarchical, num_clips, num_frames
   )
-  if options.split != "train":  # there, every clip would find itself
+  if options.split != "train":  # where every clip would retrieve itself
     nearest = references.nearest_features(
-      references.sound_features(clips.audio), _sound_features(train)
+      _sound_features(split), _sound_features(train)
     )
     rows["retrieval"] = clips_px(run, train, nearest)
   return rows
 
 
 def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
-  """Where the clips come from, if the data set knows."""
+  """Where the clips were cut from; None if the data set does not say."""
   examples = [split.source[row] for row in range(len(split))]
   starts = [int(e["start"]) for e in examples]
   videos = [e["video"].decode() for e in examples]
@@ -206,19 +229,12 @@ def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
 
 
 def _sound_features(split: pipeline.Split) -> np.ndarray:
-  parts = _chunks(np.arange(len(split)))
-  return np.concatenate(
-    [references.sound_features(split.read(part)["audio"]) for part in parts]
-  )
-
-
-def _chunks(rows: np.ndarray, size: int = 64) -> list[np.ndarray]:
-  """The rows in parts: a clip's sound takes four times the memory of its poses."""
-  return [rows[i : i + size] for i in range(0, len(rows), size)]
+  batches = _batches(split, np.arange(len(split)))
+  return np.concatenate([references.sound_features(b["audio"]) for b in batches])
 
 
 def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:
-  """Of several renderings: each metric's worst, mean and best, mean over clips."""
+  """Smallest, mean and largest value of each metric over renderings, mean over clips."""
   values = [scorer.values(poses) for poses in poses_px]
   spread = {}
   for name in values[0]:
@@ -232,27 +248,26 @@ def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str,
   return spread | {"diversity_samples": {"mean": float(np.mean(diversity))}}
 
 
-def _save(
-  stem: pathlib.Path,
-  options: Options,
-  poses_px: list[np.ndarray],
-  clips: scoring.Clips,
-  write_sample: SampleWriter | None,
+def _save_poses(
+  folder: pathlib.Path, poses_px: list[np.ndarray], truth_px: np.ndarray
 ) -> None:
-  """The predicted poses and the videos that were asked for, in the folder `stem`."""
-  if options.save_npz:
-    with files.replacing(stem / "poses.npz") as temporary:
-      np.savez_compressed(
-        temporary,
-        allow_pickle=False,
-        poses_pred_batch=np.concatenate(poses_px),
-        poses_gt_batch=clips.truth_px,
-      )
-  for i in range(min(options.save_videos, len(clips.truth_px))):
-    assert write_sample is not None
+  with files.replacing(folder / "poses.npz") as temporary:
+    np.savez_compressed(
+      temporary,
+      allow_pickle=False,
+      poses_pred_batch=np.concatenate(poses_px),
+      poses_gt_batch=truth_px,
+    )
+
+
+def _samples(
+  split: pipeline.Split, count: int, poses_px: list[np.ndarray], truth_px: np.ndarray
+) -> Iterator[Sample]:
+  """Every rendering of the first clips."""
+  for i in range(min(count, len(split))):
+    [sound] = split.read(np.array([i]))["audio"]
     for s, poses in enumerate(poses_px):
-      name = f"clip{i:04d}_{s}"
-      write_sample(stem, Sample(name, poses[i], clips.truth_px[i], clips.audio[i]))
+      yield Sample(f"clip{i:04d}_{s}", poses[i], truth_px[i], sound)
 
 
 def _to_json(scores: scoring.Scores) -> dict[str, Any]:

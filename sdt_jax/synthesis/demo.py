@@ -1,15 +1,20 @@
 """Sound files -> videos, poses and film strips."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tqdm
 
 from sdt_jax import audio_file, files
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import export, render, templates, video
+from sdt_jax.synthesis import render, video
 from sdt_jax.synthesis.generate import GestureModel
+from sdt_jax.templates import sources
+
+Export = Callable[[pathlib.Path, np.ndarray], object]
+"""Writes final poses (T, dims, joints) to files that begin with a path; see `exports`.
+"""
 
 
 def render_files(
@@ -20,14 +25,23 @@ def render_files(
   template: str = "random",
   num_samples: int = 1,
   seed: int = 0,
-  exports: Sequence[str] = (),
+  exports: Sequence[Export] = (),
 ) -> list[pathlib.Path]:
   """Renders every sound, `num_samples` times.
 
-  Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch` (1, T, 2, 121)
-  final poses, `template` (1, D)) and `<stem>.png` (every 8th frame); the stem gets a
-  number where there are several samples, and `<stem>_overview.png` shows them below one
-  another. `exports` are kinds of `export.export`.
+  Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch`
+  (1, T, dims, joints) final poses, `template` (1, D)) and `<stem>.png` (every 8th
+  frame). With several samples, a number is appended to the stem, and
+  `<stem>_overview.png` shows all of them one below the other.
+
+  Args:
+    model: the trained model.
+    sounds: sound files; their stems must differ.
+    output_dir: made if it is missing.
+    template: what `templates.sources` accepts.
+    num_samples: renderings of each sound.
+    seed: for what is drawn at random.
+    exports: also write the motion with these.
 
   Returns:
     The videos.
@@ -35,22 +49,21 @@ def render_files(
   Raises:
     UserError: a sound, the template or the output folder cannot be used.
   """
-  if num_samples < 1:
-    raise UserError(f"--num_samples={num_samples}: give at least 1")
-  chosen = templates.choose(template, model.bank, num_samples, seed)
+  chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
   _check_sounds_stay(stems)
-  # All are read before anything is written, and again when their turn comes.
+  # All are read once before anything is written, and again when they are rendered.
   lengths = {path: len(audio_file.load_audio(path)) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
   longest_first = sorted(sounds, key=lengths.__getitem__, reverse=True)
   with tqdm.tqdm(
     total=len(sounds) * num_samples, desc="rendering", unit="video"
   ) as progress:
-    for path, wave, renderings in _generate(model, longest_first, chosen):
+    for path, wave, renderings in _generate(model, longest_first, chosen, seed):
       for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
         _write(stem, poses_px, wave, used)
-        export.export(exports, stem, poses_px)
+        for export in exports:
+          export(stem, poses_px)
         progress.update()
       if num_samples > 1:
         labels = ["no template" if t is None else f"template {t.name}" for t in chosen]
@@ -62,15 +75,16 @@ def render_files(
 def _generate(
   model: GestureModel,
   sounds: list[pathlib.Path],
-  chosen: Sequence[templates.Template | None],
+  chosen: Sequence[sources.Chosen | None],
+  seed: int,
 ) -> Iterator[tuple[pathlib.Path, np.ndarray, list[np.ndarray]]]:
-  """Each sound with its samples and, for each of the templates, its poses."""
-  codes = [None if template is None else template.code for template in chosen]
+  """Path and samples of each sound, and its poses for each template."""
+  codes = [template and template.codes[0] for template in chosen]
   for first in range(0, len(sounds), model.at_once):
     paths = sounds[first : first + model.at_once]
     waves = [audio_file.load_audio(path) for path in paths]
     poses_px = model.generate_many(
-      [wave for wave in waves for _ in codes], codes * len(waves)
+      [wave for wave in waves for _ in codes], codes * len(waves), seed
     )
     for i, (path, wave) in enumerate(zip(paths, waves, strict=True)):
       yield path, wave, poses_px[i * len(codes) : (i + 1) * len(codes)]
@@ -86,7 +100,7 @@ def _stems(
 
 
 def _check_sounds_stay(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
-  """Raises a UserError if a video would take the place of one that gives the sound."""
+  """Raises a UserError if a video would overwrite one of the sounds."""
   sounds = {sound.resolve() for sound in stems}
   for stem in (stem for of_sound in stems.values() for stem in of_sound):
     if _mp4(stem).resolve() in sounds:
@@ -104,12 +118,12 @@ def _write(
   stem: pathlib.Path,
   poses_px: np.ndarray,
   sound: np.ndarray,
-  template: templates.Template | None,
+  template: sources.Chosen | None,
 ) -> None:
   """Video, poses and film strip of one rendering."""
   arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
   if template:
-    arrays["template"] = template.code[None]
+    arrays["template"] = template.codes
   video.write_video(_mp4(stem), render.pose_frames(poses_px), audio=sound)
   with files.replacing(stem.with_name(stem.name + ".npz")) as temporary:
     np.savez_compressed(temporary, allow_pickle=False, **arrays)

@@ -1,4 +1,4 @@
-"""From a sound to the motion of a trained speaker."""
+"""Motion of a trained speaker for sounds of any length."""
 
 import functools
 import pathlib
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sdt_jax import audio, audio_file, pose, speakers
+from sdt_jax import audio, audio_file, speakers
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import templates
-from sdt_jax.training import parallel, runs, voice2pose
-from sdt_jax.training.train_state import TrainState
-from sdt_jax.training.voice2pose import Batch, Voice2Pose
+from sdt_jax.synthesis import motion
+from sdt_jax.templates import sources
+from sdt_jax.training import parallel, runs
 
 
 def load(
@@ -26,34 +25,43 @@ def load(
     speaker: a published speaker whose body to move instead of the trained one's.
 
   Raises:
-    UserError: the folder is not the workdir of a gesture model, there is no such
-      checkpoint, or no such speaker.
+    UserError: the folder is not the workdir of a gesture model, or there is no such
+      checkpoint or speaker.
   """
-  run = runs.load(workdir, str(step))
-  if not isinstance(run.experiment, Voice2Pose):
+  run = load_speaking(workdir, str(step))
+  return GestureModel(run, speakers.published(speaker) if speaker else run.speaker)
+
+
+def load_speaking(workdir: str | pathlib.Path, step: str) -> runs.Run:
+  """Opens a run that generates motion from speech.
+
+  Raises:
+    UserError: it takes no audio, or see `runs.load`.
+  """
+  run = runs.load(workdir, step)
+  if "mel" not in run.method.inputs:
     raise UserError(
-      f"{workdir}: holds a pose VAE, which knows no sound; give the workdir of an "
-      "s2g, sdt_bp or sdt_vae run"
+      f"{workdir}: is a {run.method.title}, which takes no audio; give the workdir of "
+      "an s2g, sdt_bp or sdt_vae run"
     )
-  body = speakers.published(speaker) if speaker else run.speaker
-  return GestureModel(run, run.experiment, body)
+  return run
 
 
 class GestureModel:
-  """A trained gesture generator with the templates and the body of its speaker."""
+  """A trained gesture model with the templates and the body of its speaker."""
 
-  def __init__(self, run: runs.Run, experiment: Voice2Pose, body: speakers.Speaker):
+  def __init__(self, run: runs.Run, body: speakers.Speaker):
     self.step = run.step
-    self._hierarchical = run.config.pose.hierarchical
-    self._table = body.table(self._hierarchical)
-    # Generation has no use for optimisers.
+    # Generation does not need the optimizers.
     self._state = parallel.replicate(run.state.replace(opt_states={}))
-    bank = run.state.templates()
-    self.bank = None if bank is None else np.asarray(bank)
+    self.bank = run.method.bank(run.state)
     """(N, D) template of each training clip (line i of clips.txt), or None."""
     self.at_once = parallel.round_up(1)
-    """So many sounds are generated at a time: one on each device."""
-    self._predict = parallel.map_clips(functools.partial(_predict, experiment), "jit")
+    """Number of sounds that are generated at a time: one per device."""
+    table = body.table(run.hierarchical)
+    self._sample_px = parallel.map_clips(
+      functools.partial(motion.sample_px, run.method, table, run.hierarchical), "jit"
+    )
 
   def generate(
     self,
@@ -67,64 +75,58 @@ class GestureModel:
     Args:
       sound: (samples,) mono, floats in [-1, 1] or integers.
       sample_rate: in Hz.
-      template: row of the bank, "random", any other `templates.choose` spec, or the
-        template itself, (D,) or (T, D). A model without templates takes "random".
-      seed: of "random".
+      template: row of the bank, "random", any other spec of `templates.sources`, or
+        the template itself, (D,) or (T, D). A model without templates takes "random".
+      seed: for a random template, and for a method that draws random numbers.
 
     Returns:
-      (T, 2, 121) final poses: pixels relative to the neck, 15 frames/s.
+      (T, dims, joints) final poses: pixels relative to the neck, 15 frames/s.
 
     Raises:
       UserError: the sound or the template cannot be used.
     """
     sound = audio_file.to_model_rate(sound, sample_rate)
     if isinstance(template, np.ndarray | jax.Array):
-      code = templates.check(np.asarray(template), self.bank)
+      code = sources.check_array(np.asarray(template), self.bank)
     else:
-      chosen = templates.choose(str(template), self.bank, 1, seed)[0]
-      code = None if chosen is None else chosen.code
-    return self.generate_many([sound], [code])[0]
+      [chosen] = sources.choose(str(template), self.bank, seed=seed)
+      code = chosen and chosen.codes[0]
+    return self.generate_many([sound], [code], seed)[0]
 
   def generate_many(
-    self, sounds: Sequence[np.ndarray], codes: Sequence[np.ndarray | None]
+    self,
+    sounds: Sequence[np.ndarray],
+    codes: Sequence[np.ndarray | None],
+    seed: int = 0,
   ) -> list[np.ndarray]:
     """Poses for several sounds, which may differ in length, `at_once` at a time.
 
     Args:
-      sounds: each (samples,), as `audio_file.to_model_rate` gives it.
+      sounds: each (samples,), as returned by `audio_file.to_model_rate`.
       codes: the template of each: all (D,), or all (T, D) with any T; None for a model
         without templates.
+      seed: for a method that draws random numbers; each sound draws its own.
 
     Returns:
-      (T, 2, 121) final poses of each, as `generate` gives them.
+      (T, dims, joints) final poses of each, as returned by `generate`.
     """
     order = sorted(range(len(sounds)), key=lambda i: len(sounds[i]))
     poses_px: list = [None] * len(sounds)
     for first in range(0, len(order), self.at_once):
       rows = order[first : first + self.at_once]
       batch = _batch([sounds[i] for i in rows], [codes[i] for i in rows], self.at_once)
-      poses_norm = np.asarray(self._predict(self._state, parallel.split(batch)))
-      for i, row in zip(rows, poses_norm, strict=False):
-        row = row[: audio.num_frames(len(sounds[i]))]
-        row = pose.to_final(row, self._table, self._hierarchical)
-        poses_px[i] = row.astype(np.float32)
+      batch["draw"] = np.array([(seed, i) for i in np.resize(rows, self.at_once)], "i4")
+      generated = np.asarray(self._sample_px(self._state, parallel.split(batch)))
+      for i, row in zip(rows, generated, strict=False):
+        poses_px[i] = row[: audio.num_frames(len(sounds[i]))].astype(np.float32)
     return poses_px
 
 
-def _predict(experiment: Voice2Pose, state: TrainState, batch: Batch) -> jax.Array:
-  mel = audio.mel_of_reflected(batch["reflected"])
-  num_frames = audio.num_frames_under_mel(mel.shape[-1])
-  template = batch.get("template")
-  return voice2pose.predict(
-    experiment, state, mel, template, num_frames, batch["lengths"]
-  )
-
-
 def bucket(num_frames: int) -> int:
-  """The next of 64, 80, 96, 112, 128, 160, 192, ...: four lengths in an octave.
+  """The next of 64, 80, 96, 112, 128, 160, 192, ...: four lengths per octave.
 
   Sounds are padded to these, so that few programs are compiled for sounds of any
-  length; the network is told the true lengths.
+  length; the network is given the true lengths.
   """
   num_frames = max(num_frames, audio.CLIP_FRAMES)
   step = 2 ** ((num_frames - 1).bit_length() - 3)
@@ -134,7 +136,7 @@ def bucket(num_frames: int) -> int:
 def _batch(
   sounds: list[np.ndarray], codes: list[np.ndarray | None], size: int
 ) -> dict[str, np.ndarray]:
-  """`size` rows of one length; the last row is repeated where sounds are too few."""
+  """`size` rows of one length; the last row is repeated to fill up."""
   frames = bucket(max(audio.num_frames(len(sound)) for sound in sounds))
   rows = [_row(*pair, frames) for pair in zip(sounds, codes, strict=True)]
   rows += rows[-1:] * (size - len(rows))
@@ -145,7 +147,7 @@ def _row(
   sound: np.ndarray, code: np.ndarray | None, padded_frames: int
 ) -> dict[str, np.ndarray]:
   num_frames = audio.num_frames(len(sound))
-  # A sound shorter than a training clip is followed by silence that counts.
+  # A sound shorter than a training clip is extended by silence to one.
   length = max(num_frames, audio.CLIP_FRAMES)
   reflected = np.pad(audio.fit_to_frames(sound, length), audio.SIDE, mode="reflect")
   padded_samples = audio.num_samples(padded_frames) + 2 * audio.SIDE

@@ -1,4 +1,4 @@
-"""The pictures that a training run leaves: sample videos and maps of the templates."""
+"""Pictures of a training run: sample videos and maps of the template bank."""
 
 import concurrent.futures
 import pathlib
@@ -11,15 +11,15 @@ from tensorboardX import summary
 
 from sdt_jax import audio, files
 from sdt_jax.synthesis import render, video
+from sdt_jax.training.hooks import Sample
 from sdt_jax.training.logs import Board, Guard
-from sdt_jax.training.loop import Sample
 
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 
-_WAITING = 8  # pictures that may wait before training does
-_BOARD_SIZE = (480, 135)  # of videos in TensorBoard, which keeps them as GIF
+_WAITING = 8  # pictures in the queue before training waits
+_BOARD_SIZE = (480, 135)  # of videos in TensorBoard, which stores GIFs
 
 
 def write_sample(folder: pathlib.Path, sample: Sample) -> None:
@@ -30,12 +30,12 @@ def write_sample(folder: pathlib.Path, sample: Sample) -> None:
 
 
 def write_template_map(path: pathlib.Path, bank: np.ndarray, title: str) -> None:
-  """Writes a PNG of the bank in its two main directions (the paper's Fig. 4).
+  """Writes a PNG of the bank's first two principal components (the paper's Fig. 4).
 
   Args:
-    path: of the picture.
-    bank: (N, D), or (N, T, D), which is shown as N points of T x D dimensions.
-    title: above the picture.
+    path: the PNG.
+    bank: (N, D), or (N, T, D), which counts as N points of T x D dimensions.
+    title: of the plot.
   """
   points, shares = principal_components(bank)
   figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
@@ -51,7 +51,7 @@ def write_template_map(path: pathlib.Path, bank: np.ndarray, title: str) -> None
 
 
 def principal_components(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(N, 2) coordinates of the rows in their main plane; (2,) its shares of variance."""
+  """First two principal components (N, 2), and their shares of the variance (2,)."""
   centred = bank.reshape(len(bank), -1) - bank.reshape(len(bank), -1).mean(0)
   u, s, _ = np.linalg.svd(centred, full_matrices=False)
   total = max(float(np.square(s).sum()), np.finfo(np.float32).tiny)
@@ -61,12 +61,12 @@ def principal_components(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Gallery:
   """Makes the pictures of a run in a thread of its own.
 
-  When too many wait, adding one more waits. What fails is left out, and told once:
-  pictures never stop a training run.
+  Adding to a full queue blocks. Failures are skipped and reported once: pictures never
+  stop a training run.
 
   Args:
-    folder: where they go.
-    board: of TensorBoard, for the maps and, if asked for, the videos.
+    folder: where the files go.
+    board: the TensorBoard file, for the maps and optionally the videos.
     board_videos: whether TensorBoard gets the sample videos and their sound.
   """
 
@@ -85,7 +85,7 @@ class Gallery:
     self._submit(self._templates, bank, epoch, step)
 
   def close(self) -> None:
-    """Waits for what is under way."""
+    """Waits for the pictures in the queue."""
     self._thread.shutdown()
 
   def _submit(self, make: Callable, *args) -> None:

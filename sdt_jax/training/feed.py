@@ -1,10 +1,10 @@
-"""How training clips come to the devices.
+"""How training clips get to the devices.
 
-Resident: sound and poses of the whole split lie on every device, and a step is sent
-nothing but the rows of its clips. Overlapping clips lie there once, so hours of a
-speaker take a few GB. Streamed: for data that does not fit, batches are read ahead on
-the host and sent. Either way a batch depends on the seed and the step alone, and holds
-the same numbers.
+Resident: sound and poses of the whole split are kept in the memory of every device, and
+a step receives only the rows of its clips. Samples shared by overlapping clips are
+stored once, so hours of a speaker take a few GB. Streamed: for data that does not fit,
+batches are read ahead on the host and transferred. Either way a batch depends only on
+the seed and the step, and contains the same numbers.
 """
 
 import concurrent.futures
@@ -17,37 +17,37 @@ import numpy as np
 from sdt_jax import audio
 from sdt_jax.data import pipeline
 from sdt_jax.data.recordings import CLIP_SAMPLES
+from sdt_jax.methods.base import Batch
 from sdt_jax.training import parallel, processes
 from sdt_jax.training.parallel import Tree
-from sdt_jax.training.voice2pose import Batch
 
-# Of the memory of an accelerator; the rest is for the state and the activations.
+# Share of the device memory that data may take; the rest is for state and activations.
 _SHARE_OF_MEMORY = 0.4
 
 
 class Feed(Protocol):
-  """Gives the steps of a run their clips.
+  """Provides the clips of each training step, in blocks of consecutive steps.
 
   Attributes:
-    data: what lies on the devices for all steps.
-    steps_at_once: how many steps a block may have.
+    data: kept in device memory for all steps.
+    steps_at_once: largest number of steps in a block.
   """
 
   data: Tree
   steps_at_once: int
 
   def block(self, first: int, last: int) -> Tree:
-    """What the steps `first` to `last` are sent; blocks follow one another."""
+    """Input of the steps `first` to `last`, on the devices; asked for in order."""
     ...
 
   @staticmethod
   def batch(data: Tree, x: Tree) -> Batch:
-    """Per-device: the batch of a step, from `data` and its part of a block."""
+    """Per-device: the batch of a step, from `data` and its entry of a block."""
     ...
 
 
 class Resident:
-  """See above; rows of a block are padded to `steps_at_once`."""
+  """Data in device memory; the rows of a block are padded to `steps_at_once`."""
 
   def __init__(
     self, split: pipeline.Split, *, batch_size: int, seed: int, steps_at_once: int
@@ -87,7 +87,7 @@ def _windows(track: jax.Array, starts: jax.Array, length: int) -> jax.Array:
 
 
 class Streamed:
-  """See above; a block is one step."""
+  """Data read ahead on the host; a block is one step."""
 
   data = ()
   steps_at_once = 1
@@ -124,8 +124,10 @@ class Streamed:
 def ahead(
   feed: Feed, blocks: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[int, int, Tree]]:
-  """First and last step of each block, and what they are sent: that is made by a thread
-  while the block before is in use."""
+  """First step, last step and input of each block.
+
+  A thread prepares the input of a block while the block before it is in use.
+  """
   with concurrent.futures.ThreadPoolExecutor(1, "feed") as thread:
     coming = None
     for block in blocks:
@@ -142,7 +144,7 @@ def fits(split: pipeline.Split, limit_gb: float) -> bool:
 
   Args:
     split: the training clips.
-    limit_gb: most that it may take on a device, in 10^9 bytes.
+    limit_gb: limit of its size on a device, in 10^9 bytes.
   """
   tracks = split.tracks()
   if max(len(tracks.audio), len(tracks.poses)) >= 2**31:  # positions are int32

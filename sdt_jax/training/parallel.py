@@ -1,10 +1,10 @@
-"""Maps a per-device step over all devices; the only file that names them.
+"""Maps a per-device step over all devices; the only file that names devices and meshes.
 
-A step sees its share of the batch and the axis name "data". It is mapped by
-`jax.jit(jax.shard_map(...))` or by `jax.pmap`, with the same results: the state is the
-same on every device, batches (and per-clip outputs) are split along their first axis.
-The devices may belong to several processes (see `processes`), which then all call these
-functions alike.
+A step is written for one device: it sees its share of the batch and the axis name
+`methods.base.AXIS`. It is mapped by `jax.jit(jax.shard_map(...))` or by `jax.pmap`, with
+the same results: the state is replicated, batches and per-clip outputs are split along
+their first axis. The devices may belong to several processes (see `processes`), which
+must then all call these functions in the same order.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sdt_jax.errors import UserError
-from sdt_jax.training.voice2pose import AXIS
+from sdt_jax.methods.base import AXIS
 
 Mode = Literal["jit", "pmap"]
 Tree = Any
@@ -43,13 +43,13 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def describe() -> str:
-  """Such as "JAX 0.10.2 on 8 cpu device(s)"."""
+  """For example "JAX 0.10.2 on 8 cpu device(s)"."""
   platform = jax.devices()[0].platform
   return f"JAX {jax.__version__} on {jax.device_count()} {platform} device(s)"
 
 
 def device_memory() -> float:
-  """Bytes of memory that a device of this process has."""
+  """Memory of a device of this process, in bytes."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "bytes_limit" in stats:
     return stats["bytes_limit"]
@@ -81,7 +81,7 @@ def replicate(tree: Tree) -> Tree:
 
 
 def replicated_shapes(make: Callable[[], Tree]) -> Tree:
-  """What `replicate(make())` would be, in shapes alone: nothing is compiled or run."""
+  """Shapes and sharding of `replicate(make())`; nothing is compiled or run."""
   sharding = NamedSharding(_mesh(), P())
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -102,19 +102,18 @@ def _along(axis: int) -> P:
 
 
 def map_steps(step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]], mode: Mode):
-  """Maps a training step over all devices, and runs several of them at a time.
+  """Maps a training step over all devices, and runs several steps per dispatch.
 
   Args:
-    step: per-device `(state, data, x) -> (state, metrics)`; what it returns must be the
+    step: per-device `(state, data, x) -> (state, metrics)`; both results must be the
       same on every device.
     mode: "jit" for jit + shard_map, "pmap" for pmap.
 
   Returns:
-    Function `(state, data, xs, count)`: `count` steps from `state`, which jit consumes.
-    `data` is what all of them see, from `replicate`; `xs` (K, b, ...) is what each step
-    and each clip has for itself, from `split(xs, axis=1)`. It returns the state, and
-    the metrics (K,), of which the first `count` are told. It is compiled once for each
-    K.
+    Function `(state, data, xs, count) -> (state, metrics)` that runs `count` steps; jit
+    donates `state`. `data` is replicated (see `replicate`) and common to all steps; `xs`
+    (K, b, ...) has one entry per step and clip, from `split(xs, axis=1)`. The metrics
+    have shape (K,); the first `count` entries are valid. Compiled once for each K.
   """
   return _map(functools.partial(_steps, step), mode, (None, None, 1, None), None, (0,))
 
@@ -122,7 +121,7 @@ def map_steps(step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]], mode: Mode)
 def _steps(step, state, data, xs, count):
   """Per-device: see `map_steps`."""
   length = jax.tree.leaves(xs)[0].shape[0]
-  if length == 1:  # without a loop XLA does better on CPUs
+  if length == 1:  # XLA on CPUs is faster without a loop
     state, metrics = step(state, data, jax.tree.map(lambda x: x[0], xs))
     return state, jax.tree.map(lambda m: m[None], metrics)
 
@@ -130,13 +129,13 @@ def _steps(step, state, data, xs, count):
     return step(state, data, jax.tree.map(lambda x: x[i], xs))
 
   def body(i, carry):
-    state, told = carry
+    state, collected = carry
     state, metrics = one(i, state)
-    return state, jax.tree.map(lambda t, m: t.at[i].set(m), told, metrics)
+    return state, jax.tree.map(lambda t, m: t.at[i].set(m), collected, metrics)
 
   _, shapes = jax.eval_shape(one, 0, state)
-  told = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
-  return jax.lax.fori_loop(0, count, body, (state, told))
+  collected = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
+  return jax.lax.fori_loop(0, count, body, (state, collected))
 
 
 def map_clips(function: Callable[[Tree, Tree], Tree], mode: Mode):
@@ -151,7 +150,7 @@ def _map(
   out_axis: int | None,
   donated: tuple[int, ...],
 ):
-  """`function` over all devices; None for an axis: the same on every device."""
+  """Maps `function` over all devices; the axis None means replicated."""
   specs = [P() if axis is None else _along(axis) for axis in in_axes]
   out_spec = P() if out_axis is None else _along(out_axis)
   if mode == "pmap":
@@ -161,7 +160,7 @@ def _map(
     mesh=_mesh(),
     in_specs=tuple(specs),
     out_specs=out_spec,
-    # With the check on, pmean of gradients counts the devices twice.
+    # With the check, pmean of gradients would count every device twice.
     check_vma=False,
   )
   return jax.jit(
@@ -173,10 +172,10 @@ def _map(
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-  """On the CPU, keeps XLA from calling YNNPACK for convolutions.
+  """Options that keep XLA on CPUs from using YNNPACK for convolutions.
 
-  It takes twice as long as Eigen for the gradients of kernels; for sums, which are
-  left to it, it is the faster one. An XLA that does not know the option is left alone.
+  YNNPACK takes twice as long as Eigen for the gradients of kernels. It is faster for
+  sums, so those stay with it. Empty if this XLA does not know the option.
   """
   if not is_cpu():
     return {}
@@ -192,7 +191,7 @@ def _pmap(function, in_axes, specs, out_axis, out_spec):
   mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=out_axis)
 
   def run(*args):
-    # pmap knows the devices of its own process alone, each at a place of an axis.
+    # pmap sees only the devices of its own process, along an axis of their own.
     local = (
       multihost_utils.global_array_to_host_local_array(arg, _mesh(), spec)
       for arg, spec in zip(args, specs, strict=True)
@@ -222,5 +221,5 @@ def _from_shares(x, axis: int | None):
 
 
 def fetch(tree: Tree) -> Tree:
-  """NumPy copies of arrays that may be spread over devices and processes."""
+  """NumPy copies of arrays that may be sharded over devices and processes."""
   return multihost_utils.process_allgather(tree, tiled=True)

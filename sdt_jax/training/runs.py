@@ -9,36 +9,47 @@ from typing import Any
 import flax.traverse_util
 import jax
 
-from sdt_jax import speakers, workdir
+from sdt_jax import methods, pose, speakers, workdir
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
-from sdt_jax.training import experiments, parallel
+from sdt_jax.methods.base import Method
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.training import parallel
 from sdt_jax.training.checkpoints import Checkpoints
-from sdt_jax.training.pose2pose import Pose2Pose
-from sdt_jax.training.train_state import TrainState
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A trained model with what belongs to it.
+  """A trained run, opened at one of its checkpoints.
 
   Attributes:
-    config: as it was trained.
+    path: the workdir.
+    config: the fields that it was trained with.
     speaker: the statistics that it normalises with.
-    experiment: the networks.
+    method: what was trained.
     state: restored from the checkpoint, on every device.
-    step: of the checkpoint.
-    epoch: of the checkpoint.
+    step, epoch: of the checkpoint.
   """
 
+  path: pathlib.Path
   config: Config
   speaker: speakers.Speaker
-  experiment: experiments.Experiment
+  method: Method
   state: TrainState
   step: int
   epoch: int
+
+  @property
+  def hierarchical(self) -> bool:
+    """The form of the poses that it was trained on."""
+    return self.config.pose.hierarchical
+
+  @property
+  def table(self) -> pose.PoseTable:
+    """The statistics of that form."""
+    return self.speaker.table(self.hierarchical)
 
 
 def load(path: str | pathlib.Path, step: str = "latest") -> Run:
@@ -55,7 +66,7 @@ def load(path: str | pathlib.Path, step: str = "latest") -> Run:
   config = workdir.read_config(path)
   speaker = workdir.read_speaker(path)
   try:
-    experiment = experiments.build(config, steps_per_epoch=1)
+    method = methods.build(config, steps_per_epoch=1)
   except UserError as e:
     raise UserError(f"{path / workdir.CONFIG}: {e}") from e
   checkpoints = Checkpoints(
@@ -63,18 +74,47 @@ def load(path: str | pathlib.Path, step: str = "latest") -> Run:
   )
   found = checkpoints.find(step)
   meta = checkpoints.meta(found)
-  init = functools.partial(experiments.init, experiment, config.seed, meta["num_clips"])
-  state = checkpoints.restore(found, parallel.replicated_shapes(init))
+  state = checkpoints.restore(
+    found,
+    parallel.replicated_shapes(
+      functools.partial(init_state, method, config.seed, meta["num_clips"])
+    ),
+  )
   checkpoints.close()
-  return Run(config, speaker, experiment, state, found, meta["epoch"])
+  return Run(path, config, speaker, method, state, found, meta["epoch"])
+
+
+def init_state(method: Method, seed: int, num_clips: int) -> TrainState:
+  """State of a new run before the first step, for `num_clips` training clips."""
+  init = jax.jit(functools.partial(method.init, num_clips=num_clips))
+  return init(jax.random.key(seed))
+
+
+def load_encoder(path: str | pathlib.Path, flag: str) -> Run:
+  """Opens the run of a pose VAE.
+
+  Args:
+    path: its workdir.
+    flag: the flag or field that named it, for the error message.
+
+  Raises:
+    UserError: the run cannot be opened, or has no encoder.
+  """
+  run = load(path)
+  if not run.method.has_encoder:
+    raise UserError(
+      f"{flag}={path}: is the workdir of a {run.method.title}, which has no encoder; "
+      "give that of a pose VAE (configs/pose2pose.py)"
+    )
+  return run
 
 
 def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
-  """The template (N, D) that a pose VAE gave each training clip.
+  """The template (N, D) that a pose VAE recorded for each training clip.
 
   Args:
     path: workdir of the pose VAE.
-    clip_ids: the training clips that the templates are for.
+    clip_ids: the training clips that need templates.
 
   Raises:
     UserError: it is no pose VAE, or was trained on other clips.
@@ -84,14 +124,9 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
       "config.template.pose_vae is not set; train configs/pose2pose.py on the same "
       "data and give its workdir"
     )
-  run = load(path)
-  if not isinstance(run.experiment, Pose2Pose):
-    raise UserError(
-      f"config.template.pose_vae={path}: not a pose VAE; give the workdir of a "
-      "configs/pose2pose.py run"
-    )
+  run = load_encoder(path, "config.template.pose_vae")
   try:
-    workdir.check_clips(pathlib.Path(path), clip_ids)
+    workdir.check_clips(run.path, clip_ids)
   except UserError as e:
     raise UserError(
       f"config.template.pose_vae={path}: was trained on other clips; train it on the "
@@ -101,24 +136,24 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
 
 
 def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
-  """`state` with the networks of the run in `path`, but not its optimisers.
+  """`state` with the weights of the networks of another run, but not its optimizers.
 
-  Learnt templates come along where both have as many clips.
+  Learnt templates are copied if both runs have the same number of clips.
 
   Args:
     state: before the first step.
     path: workdir of the pretrained run.
-    partial: networks that only one of the two has are left as they are.
+    partial: skip networks that only one of the two has.
 
   Raises:
-    UserError: the networks are not the same, or have other shapes.
+    UserError: the networks differ, or their shapes do.
   """
   source = load(path).state
   ours, theirs = set(state.batch_stats), set(source.batch_stats)
   if ours != theirs and not partial:
     raise UserError(
-      f"--pretrained={path}: lacks {sorted(ours - theirs)}, has besides "
-      f"{sorted(theirs - ours)}; --config.pretrained_partial=True takes what is common"
+      f"--pretrained={path}: lacks {sorted(ours - theirs)} and has also "
+      f"{sorted(theirs - ours)}; --config.pretrained_partial=True skips those"
     )
   if not ours & theirs:
     raise UserError(
@@ -133,7 +168,7 @@ def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
   if mine is not None and other is not None and mine.shape == other.shape:
     params["templates"] = other
   elif mine is not None or other is not None:
-    _log.info("--pretrained=%s: the templates are not taken over", path)
+    _log.info("--pretrained=%s: its templates are not used", path)
   return state.replace(params=params, batch_stats=batch_stats)
 
 

@@ -14,14 +14,15 @@ class TrainState(flax.struct.PyTreeNode):
   """State of a run.
 
   Attributes:
-    step: () int32, optimisation steps done.
+    step: () int32, number of optimization steps so far.
     params: network name -> parameters; also "templates", (N, D) or (N, T, D), where
-      they are learnt.
+      they are learnt. Entries without an optimizer, such as averaged weights, are
+      changed by the method itself.
     batch_stats: network name -> running statistics, {} where it has none.
-    opt_states: optimiser name -> its state; one optimiser for each entry of `params`.
-    bank: one row for each training clip, not trained: {} for none; "mean" (N, D) for
-      templates that a pose VAE assigned; "mean" and "log_var" while that VAE is trained
-      and records them.
+    opt_states: entry of `params` -> state of its optimizer.
+    bank: arrays with one row per training clip that no optimizer changes: "mean" (N, D)
+      for templates from the encoder of another run; "mean" and "log_var" in a run that
+      records the output of its encoder; else {}.
   """
 
   step: jax.Array
@@ -31,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
   bank: dict[str, jax.Array]
 
   def network(self, name: str) -> Variables:
-    """Variables of a network, ready for `Module.apply`."""
+    """Variables of a network for `Module.apply`."""
     return {"params": self.params[name], "batch_stats": self.batch_stats[name]}
 
   def templates(self) -> jax.Array | None:
@@ -45,8 +46,10 @@ def create(
   bank: dict[str, jax.Array],
   optimizers: dict[str, optax.GradientTransformation],
 ) -> TrainState:
-  """State before the first step."""
-  opt_states = {name: optimizers[name].init(params[name]) for name in params}
+  """State before the first step; entries without an optimizer get none."""
+  opt_states = {
+    name: optimizers[name].init(params[name]) for name in params if name in optimizers
+  }
   step = jnp.zeros((), jnp.int32)
   return TrainState(step, params, batch_stats, opt_states, bank)
 
@@ -56,7 +59,7 @@ def apply_gradients(
   grads: Variables,
   optimizers: dict[str, optax.GradientTransformation],
 ) -> TrainState:
-  """One update of the entries of `params` that `grads` names."""
+  """One update of those entries of `params` that `grads` names."""
   params, opt_states = dict(state.params), dict(state.opt_states)
   for name, grad in grads.items():
     updates, opt_states[name] = optimizers[name].update(

@@ -1,7 +1,7 @@
-"""Loss terms, raw: weights meet them in the training step.
+"""Loss terms, unweighted: a training step multiplies them by their weights.
 
-Each is a mean over the clips of this device; the step averages over devices, except
-for `template_kl`, which needs the templates of the whole batch.
+Each is a mean over the clips of this device, and the step averages over devices. The
+exception is `template_kl`, which needs the templates of the whole batch.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 Array = jax.Array | np.ndarray
 Scalar = Float[Array, ""]
-Poses = Float[Array, "batch frames 2 121"]
+Poses = Float[Array, "batch frames dims joints"]
 Codes = Float[Array, "batch size"]
 
 
@@ -21,11 +21,11 @@ def l1(poses_norm: Poses, truth_norm: Poses) -> Scalar:
 
 
 def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:
-  """KL divergence of the batch of templates to N(0, I) (paper, eq. 4).
+  """KL divergence from N(0, I) of a batch of templates (paper, eq. 4).
 
-  A Gaussian is fitted to each dimension (unbiased variance); the mean over dimensions
-  of 0.5 (-log var + mean^2 + var - 1). Zero, with zero gradient, while any variance is
-  exactly zero: learnt templates all start from the origin.
+  Fits a Gaussian with unbiased variance to each dimension and returns the mean over
+  dimensions of 0.5 (-log var + mean^2 + var - 1). Zero, with zero gradient, while any
+  variance is exactly zero: learnt templates all start from zeros.
 
   Args:
     templates: (B, D) of the whole batch, or (B, T, D), whose frames count as samples.
@@ -41,10 +41,10 @@ def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:
 
 
 def gaussian_kl(mean: Codes, log_var: Codes) -> Scalar:
-  """KL of N(mean, exp(log_var)) to N(0, I), mean over batch and dimensions."""
+  """KL of N(mean, exp(log_var)) from N(0, I), mean over batch and dimensions."""
   return 0.5 * jnp.mean(jnp.exp(log_var) + jnp.square(mean) - 1 - log_var)
 
 
 def least_squares(score: Float[Array, "batch time"], target: float) -> Scalar:
-  """Least-squares GAN: mean of (score - target)^2 over clips and time."""
+  """Least-squares GAN loss: mean of (score - target)^2 over clips and time."""
   return jnp.mean(jnp.square(score - target))

@@ -1,0 +1,165 @@
+"""Every metric, with its direction and unit. A new metric is one line here.
+
+Formulas and sources are in the docstrings of `metrics` and `frechet`.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from sdt_jax.evaluation import frechet, metrics
+from sdt_jax.evaluation.metrics import Estimate
+
+Better = Literal["lower", "higher", "like the truth"]
+
+
+class Motion(NamedTuple):
+  """Motion of N clips, and what is computed from it once for several metrics.
+
+  Attributes:
+    poses_px: (N, T, dims, joints) final poses.
+    speeds: (N, bins) `metrics.hand_speed_histogram`.
+    codes: mean and log variance (N, D) from a pose VAE; None without one.
+  """
+
+  poses_px: np.ndarray
+  speeds: np.ndarray
+  codes: tuple[np.ndarray, np.ndarray] | None
+
+
+class Sounds(NamedTuple):
+  """What the sound of N clips, and other clips of the speaker, say about beats.
+
+  Attributes:
+    onsets: of each clip, times in seconds (`metrics.audio_onsets`).
+    mean_change: (4,) `metrics.mean_angle_change` of training clips.
+  """
+
+  onsets: list[np.ndarray]
+  mean_change: np.ndarray
+
+
+class Metric(NamedTuple):
+  """A metric; exactly one of the last four attributes is set.
+
+  Attributes:
+    name: in logs and files.
+    label: in tables.
+    unit: "" for none.
+    better: which values are better.
+    of_pair: (poses_px, truth_px) -> (B,), traceable.
+    of_normalized: the same for normalised poses in the form of the model.
+    of_motion: poses_px -> (B,), traceable; the truth's is reported as `<name>_truth`.
+    of_set: (motion, truth, sounds) -> value over all clips; None if it is undefined.
+  """
+
+  name: str
+  label: str
+  unit: str
+  better: Better
+  of_pair: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  of_normalized: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  of_motion: Callable[[jax.Array], jax.Array] | None = None
+  of_set: Callable[[Motion, Motion, Sounds], Estimate | None] | None = None
+
+  def title(self) -> str:
+    """Label, unit and direction, for a table."""
+    unit = f" ({self.unit})" if self.unit else ""
+    hint = ", higher is better" if self.better == "higher" else ""
+    return f"{self.label}{unit}{hint}"
+
+
+def _pck(poses_px: jax.Array, truth_px: jax.Array) -> jax.Array:
+  return metrics.pck(poses_px, truth_px, alpha=0.2)
+
+
+def _beats(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
+  del truth
+  beats, weights = metrics.bc_ha2g(motion.poses_px, *sounds)
+  return metrics.summarize({"beats": beats}, {"beats": weights})["beats"]
+
+
+def _hellinger(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
+  del sounds
+  return metrics.hellinger_speed(motion.speeds, truth.speeds)
+
+
+def _ftd(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
+  del sounds
+  if motion.codes is None or truth.codes is None:
+    return None
+  return frechet.ftd(motion.codes[0], truth.codes[0])
+
+
+def _ftd_mu_logvar(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
+  del sounds
+  if motion.codes is None or truth.codes is None:
+    return None
+  return frechet.ftd_mu_logvar(*motion.codes, *truth.codes)
+
+
+METRICS = (
+  Metric("l2", "L2", "px", "lower", of_pair=metrics.l2),
+  Metric("l1_regression", "L1", "std", "lower", of_normalized=metrics.l1_regression),
+  Metric("lip_sync", "lip-sync error", "", "lower", of_pair=metrics.lip_sync),
+  Metric("pck@0.2", "PCK@0.2", "", "higher", of_pair=_pck),
+  Metric("lvd", "LVD", "px/s", "lower", of_pair=metrics.lvd),
+  Metric(
+    "diversity_l1", "diversity", "px", "like the truth", of_motion=metrics.diversity_l1
+  ),
+  Metric(
+    "acceleration",
+    "acceleration",
+    "px/s²",
+    "like the truth",
+    of_motion=metrics.acceleration,
+  ),
+  Metric("jerk", "jerk", "px/s³", "like the truth", of_motion=metrics.jerk),
+  Metric(
+    "bone_length_cv",
+    "bone length variation",
+    "",
+    "like the truth",
+    of_motion=metrics.bone_length_cv,
+  ),
+  Metric("bc_ha2g", "beat consistency", "", "higher", of_set=_beats),
+  Metric("hellinger_speed", "Hellinger (hand speed)", "", "lower", of_set=_hellinger),
+  Metric("ftd", "FTD", "", "lower", of_set=_ftd),
+  Metric("ftd_mu_logvar", "FTD (mean, log var)", "", "lower", of_set=_ftd_mu_logvar),
+)
+
+
+def per_clip(
+  poses_px: jax.Array,
+  truth_px: jax.Array,
+  poses_norm: jax.Array,
+  truth_norm: jax.Array,
+) -> dict[str, jax.Array]:
+  """Every metric that is defined for a single clip.
+
+  Args:
+    poses_px: (B, T, dims, joints) final poses, T >= 4.
+    truth_px: the same for the truth.
+    poses_norm, truth_norm: the same poses, normalised, in the form of the model.
+
+  Returns:
+    name -> (B,).
+  """
+  values = {}
+  for metric in METRICS:
+    if metric.of_pair:
+      values[metric.name] = metric.of_pair(poses_px, truth_px)
+    elif metric.of_normalized:
+      values[metric.name] = metric.of_normalized(poses_norm, truth_norm)
+    elif metric.of_motion:
+      values[metric.name] = metric.of_motion(poses_px)
+      values[f"{metric.name}_truth"] = metric.of_motion(truth_px)
+  return values
+
+
+def over_clips(motion: Motion, truth: Motion, sounds: Sounds) -> dict[str, Estimate]:
+  """Every defined metric of the whole set of clips."""
+  values = {m.name: m.of_set(motion, truth, sounds) for m in METRICS if m.of_set}
+  return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,172 @@
+"""What a method is: something that can be trained and that generates poses.
+
+A method is a frozen dataclass of networks and settings; its functions are pure. The
+training loop, the evaluator, generation, the exports and the importer know methods only
+through the class `Method`, so a new method is one new file and one line in
+`methods.METHODS`.
+
+`train_step` is written for one device, inside a map over the axis `AXIS`: the batch is
+this device's share; gradients, losses and batch statistics are averaged over the axis.
+A batch is a dict of `audio` (b, samples) at 16 kHz, `poses` (b, T, dims, joints)
+normalised, and `index` (b,), the row of each clip among the training clips.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sdt_jax import audio
+from sdt_jax import keypoints as kp
+from sdt_jax.config import Config
+from sdt_jax.methods.train_state import TrainState
+
+AXIS = "data"
+"""Name of the device axis that a step is mapped over."""
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+CLIP_SHAPE = (audio.CLIP_FRAMES, *kp.UPPER_BODY.shape)
+CLIP_MEL_SHAPE = (
+  audio.NUM_MELS,
+  audio.num_mel_frames(audio.num_samples(audio.CLIP_FRAMES)),
+)
+
+
+class Condition(NamedTuple):
+  """What poses are generated from; a method reads those that its `inputs` name.
+
+  Attributes:
+    mel: (B, mels, M) power mel spectrogram of the speech.
+    template: (B, *template_shape), or (B, T, D) for one that changes over time.
+    poses: (B, T, dims, joints) normalised poses to reconstruct.
+    speaker: (B,) int32 index of the speaker; None where a run has one.
+    lengths: (B,) int32 frames of each sequence, the rest is padding; None for all.
+  """
+
+  mel: jax.Array | None = None
+  template: jax.Array | None = None
+  poses: jax.Array | None = None
+  speaker: jax.Array | None = None
+  lengths: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method(abc.ABC):
+  """The interface of a method.
+
+  Attributes:
+    networks: names of the networks that runs of this method may have, the keys of
+      `TrainState.batch_stats`.
+    title: what error messages call it, for example "pose VAE".
+    has_encoder: whether `encode` maps poses to templates. Such a run gives the features
+      of FTD, and its `TrainState.bank` can serve as the templates of another run.
+    optimizers: one for each entry of `TrainState.params` that is trained.
+    bank_from: workdir of the run whose bank becomes the templates of this one, "" if
+      the user has yet to name it; None for a method that does not need one.
+  """
+
+  networks: ClassVar[tuple[str, ...]]
+  title: ClassVar[str]
+  has_encoder: ClassVar[bool] = False
+
+  optimizers: dict[str, optax.GradientTransformation]
+  bank_from: str | None = None
+
+  @classmethod
+  def check(cls, config: Config) -> None:
+    """Raises a UserError if fields of the config contradict each other."""
+    del config
+
+  @classmethod
+  @abc.abstractmethod
+  def from_config(cls, config: Config, steps_per_epoch: int) -> "Method":
+    """The method that a checked config describes.
+
+    Args:
+      config: fields as in `sdt_jax.config`.
+      steps_per_epoch: converts the milestones of the learning rate to steps.
+    """
+
+  @property
+  @abc.abstractmethod
+  def inputs(self) -> frozenset[str]:
+    """The fields of `Condition` that `sample` needs: "mel", "template", "poses"."""
+
+  @property
+  @abc.abstractmethod
+  def template_shape(self) -> tuple[int, ...] | None:
+    """(D,), or (T, D) for templates that change over time; None without templates."""
+
+  def bank(self, state: TrainState) -> np.ndarray | None:
+    """Templates of the training clips that `sample` can use, (N, *template_shape)."""
+    bank = state.templates() if "template" in self.inputs else None
+    return None if bank is None else np.asarray(bank)
+
+  @abc.abstractmethod
+  def init(self, key: jax.Array, num_clips: int) -> TrainState:
+    """State before the first step, for `num_clips` training clips."""
+
+  @abc.abstractmethod
+  def train_step(
+    self, state: TrainState, batch: Batch, key: jax.Array
+  ) -> tuple[TrainState, Metrics]:
+    """One optimization step on this device's share of a batch.
+
+    Args:
+      state: the same on every device.
+      batch: see above.
+      key: random key of this step and device, see `step_key`.
+
+    Returns:
+      The new state, and scalar metrics averaged over devices; "loss" must be there.
+    """
+
+  @abc.abstractmethod
+  def sample(
+    self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
+  ) -> jax.Array:
+    """Generates poses by the running statistics.
+
+    Args:
+      state: the trained state.
+      condition: has the fields that `inputs` names.
+      num_frames: T.
+      keys: (B,) random keys, one per sequence, so that a sequence does not depend on
+        the others in its batch. A deterministic method ignores them.
+
+    Returns:
+      (B, T, dims, joints) normalised poses.
+    """
+
+  def encode(
+    self, state: TrainState, poses: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Mean and log variance (B, D) of normalised poses; needs `has_encoder`."""
+    raise NotImplementedError(f"a {self.title} has no encoder")
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+  """Random key of a training step: another one for each step and each device."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+def adam(
+  config: Config, steps_per_epoch: int, learning_rate: float
+) -> optax.GradientTransformation:
+  """Adam whose rate decays at the milestones of `config.optimizer`."""
+  fields = config.optimizer
+  decays = {epoch * steps_per_epoch: fields.decay for epoch in fields.milestones}
+  schedule = optax.piecewise_constant_schedule(learning_rate, decays)
+  return optax.adam(schedule, b1=fields.b1, b2=fields.b2)
+
+
+def activation_dtype(config: Config) -> Any:
+  """Type of the activations, see `models.layers`: None stands for float32."""
+  return jnp.bfloat16 if config.precision == "bf16" else None

@@ -1,0 +1,130 @@
+"""The pose VAE. Its training also records the template of every training clip."""
+
+import dataclasses
+from typing import ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sdt_jax.config import Config
+from sdt_jax.methods import base, losses, train_state
+from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.models.pose_vae import PoseVAE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pose2Pose(base.Method):
+  """Poses -> template -> the same poses; takes no audio.
+
+  Attributes:
+    vae: the pose VAE.
+    kl_weight: weight of the KL term.
+  """
+
+  networks: ClassVar[tuple[str, ...]] = ("vae",)
+  title: ClassVar[str] = "pose VAE"
+  has_encoder: ClassVar[bool] = True
+
+  vae: PoseVAE
+  kl_weight: float
+
+  @classmethod
+  def from_config(cls, config: Config, steps_per_epoch: int) -> "Pose2Pose":
+    rate = config.optimizer.learning_rate
+    return cls(
+      vae=PoseVAE(
+        config.generator.channels,
+        config.template.size,
+        axis_name=AXIS,
+        dtype=base.activation_dtype(config),
+      ),
+      kl_weight=config.template.kl_weight,
+      optimizers={"vae": base.adam(config, steps_per_epoch, rate)},
+    )
+
+  @property
+  def inputs(self) -> frozenset[str]:
+    return frozenset({"poses"})
+
+  @property
+  def template_shape(self) -> tuple[int, ...]:
+    return (self.vae.size,)
+
+  def init(self, key: jax.Array, num_clips: int) -> TrainState:
+    """The record of templates starts from zeros, one row for each training clip."""
+    noise = jnp.zeros((1, self.vae.size))
+    poses = jnp.zeros((1, *base.CLIP_SHAPE))
+    variables = self.vae.init(key, poses, noise, train=True)
+    rows = jnp.zeros((num_clips, self.vae.size))
+    return train_state.create(
+      {"vae": variables["params"]},
+      {"vae": variables["batch_stats"]},
+      {"mean": rows, "log_var": rows},
+      self.optimizers,
+    )
+
+  def train_step(
+    self, state: TrainState, batch: Batch, key: jax.Array
+  ) -> tuple[TrainState, Metrics]:
+    noise = jax.random.normal(key, (batch["index"].shape[0], self.vae.size))
+    return self.update(state, batch, noise)
+
+  def update(
+    self, state: TrainState, batch: Batch, noise: jax.Array
+  ) -> tuple[TrainState, Metrics]:
+    """`train_step` with given noise (b, D), standard normal."""
+
+    def loss_fn(params):
+      (poses, mean, log_var), updated = self.vae.apply(
+        {"params": params["vae"], "batch_stats": state.batch_stats["vae"]},
+        batch["poses"],
+        noise,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      terms = {
+        "l1": losses.l1(poses, batch["poses"]),
+        "kl": losses.gaussian_kl(mean, log_var),
+      }
+      loss = terms["l1"] + self.kl_weight * terms["kl"]
+      codes = {"mean": mean, "log_var": log_var}
+      return loss, (terms | {"loss": loss}, codes, updated["batch_stats"])
+
+    grads, (metrics, codes, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads = jax.lax.pmean(grads, AXIS)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    state = train_state.apply_gradients(state, grads, self.optimizers)
+    state = state.replace(
+      step=state.step + 1,
+      batch_stats={"vae": stats},
+      bank=_record(state.bank, batch["index"], codes),
+    )
+    return state, jax.lax.pmean(metrics, AXIS)
+
+  def sample(
+    self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
+  ) -> jax.Array:
+    """Reconstructs `condition.poses` from the encoder's mean."""
+    del num_frames, keys  # a clip's length; deterministic
+    assert condition.poses is not None
+    mean, _ = self.encode(state, condition.poses)
+    return self.decode(state, mean)
+
+  def encode(
+    self, state: TrainState, poses: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    codes = self.vae.apply(state.network("vae"), poses, method="encode")
+    return cast(tuple[jax.Array, jax.Array], codes)
+
+  def decode(self, state: TrainState, templates: jax.Array) -> jax.Array:
+    """Normalised poses (B, 64, dims, joints) of templates (B, D)."""
+    poses = self.vae.apply(state.network("vae"), templates, method="decode")
+    return cast(jax.Array, poses)
+
+
+def _record(bank, index: jax.Array, codes):
+  """Writes the codes of the whole batch, of all devices, into the rows `index`."""
+  index, codes = jax.lax.all_gather((index, codes), AXIS, axis=0, tiled=True)
+  return {name: rows.at[index].set(codes[name]) for name, rows in bank.items()}

@@ -1,0 +1,215 @@
+"""The gesture generator by regression: S2G, SDT-BP, SDT-VAE, and no template."""
+
+import dataclasses
+from typing import ClassVar, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sdt_jax import audio
+from sdt_jax.config import Config
+from sdt_jax.errors import UserError
+from sdt_jax.methods import base, losses, train_state
+from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.models.discriminator import MotionDiscriminator
+from sdt_jax.models.generator import Generator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voice2Pose(base.Method):
+  """Speech, and a template where there are templates -> poses.
+
+  Attributes:
+    generator: the gesture generator.
+    discriminator: of motion; None for no GAN.
+    template: "bp" learns a template for each training clip, "vae" takes them from the
+      bank of another run, "none" has none.
+    clip_template_shape: (D,), or (T, D) for templates that change over time.
+    kl_weight: weight of the template KL term.
+    gan_weight: weight of the GAN terms of generator and discriminator.
+  """
+
+  networks: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+  title: ClassVar[str] = "gesture model"
+
+  generator: Generator
+  discriminator: MotionDiscriminator | None
+  template: Literal["bp", "vae", "none"]
+  clip_template_shape: tuple[int, ...]
+  kl_weight: float
+  gan_weight: float
+
+  @classmethod
+  def check(cls, config: Config) -> None:
+    if config.template.frame_wise and config.template.kind != "bp":
+      raise UserError(
+        "config.template.frame_wise is True, but only templates of kind 'bp' can be "
+        f"frame-wise; config.template.kind is {config.template.kind!r}"
+      )
+
+  @classmethod
+  def from_config(cls, config: Config, steps_per_epoch: int) -> "Voice2Pose":
+    dtype = base.activation_dtype(config)
+    channels, size = config.generator.channels, config.template.size
+    rates = {
+      "generator": config.optimizer.learning_rate,
+      "templates": config.template.learning_rate,
+      "discriminator": config.discriminator.learning_rate,
+    }
+    return cls(
+      generator=Generator(
+        channels,
+        tuple(config.generator.audio_channels),
+        config.generator.norm,
+        axis_name=AXIS,
+        dtype=dtype,
+      ),
+      discriminator=MotionDiscriminator(channels, axis_name=AXIS, dtype=dtype)
+      if config.discriminator.weight
+      else None,
+      template=config.template.kind,
+      clip_template_shape=(audio.CLIP_FRAMES, size)
+      if config.template.frame_wise
+      else (size,),
+      kl_weight=config.template.kl_weight,
+      gan_weight=config.discriminator.weight,
+      optimizers={n: base.adam(config, steps_per_epoch, r) for n, r in rates.items()},
+      bank_from=config.template.pose_vae if config.template.kind == "vae" else None,
+    )
+
+  @property
+  def inputs(self) -> frozenset[str]:
+    return frozenset({"mel"} if self.template == "none" else {"mel", "template"})
+
+  @property
+  def template_shape(self) -> tuple[int, ...] | None:
+    return None if self.template == "none" else self.clip_template_shape
+
+  def init(self, key: jax.Array, num_clips: int) -> TrainState:
+    """Templates start from zeros, one row for each training clip."""
+    mel = jnp.zeros((1, *base.CLIP_MEL_SHAPE))
+    shape = self.template_shape
+    template = None if shape is None else jnp.zeros((1, *shape))
+    keys = jax.random.split(key)
+    networks = {
+      "generator": self.generator.init(keys[0], mel, template, audio.CLIP_FRAMES)
+    }
+    if self.discriminator:
+      motion = jnp.diff(jnp.zeros((1, *base.CLIP_SHAPE)), axis=1)
+      networks["discriminator"] = self.discriminator.init(keys[1], motion, train=True)
+    params = {name: variables["params"] for name, variables in networks.items()}
+    stats = {name: v.get("batch_stats", {}) for name, v in networks.items()}
+    rows = jnp.zeros((num_clips, *self.clip_template_shape))
+    if self.template == "bp":
+      params["templates"] = rows
+    bank = {"mean": rows} if self.template == "vae" else {}
+    return train_state.create(params, stats, bank, self.optimizers)
+
+  def train_step(
+    self, state: TrainState, batch: Batch, key: jax.Array
+  ) -> tuple[TrainState, Metrics]:
+    """One forward pass of the generator updates generator and templates.
+
+    The discriminator is updated afterwards, from the poses of the same pass.
+    """
+    del key  # nothing is drawn
+    trained = {k: v for k, v in state.params.items() if k != "discriminator"}
+    loss_and_grad = jax.grad(_generator_loss, argnums=1, has_aux=True)
+    grads, (metrics, poses, stats) = loss_and_grad(self, trained, state, batch)
+    grads = jax.lax.pmean(grads, AXIS)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    new_state = train_state.apply_gradients(state, grads, self.optimizers)
+    new_state = new_state.replace(
+      step=state.step + 1, batch_stats=state.batch_stats | {"generator": stats}
+    )
+    if self.discriminator:
+      new_state, d_metrics = _update_discriminator(
+        self, new_state, jax.lax.stop_gradient(poses), batch["poses"]
+      )
+      metrics |= d_metrics
+    return new_state, jax.lax.pmean(metrics, AXIS)
+
+  def sample(
+    self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
+  ) -> jax.Array:
+    del keys  # deterministic
+    poses = self.generator.apply(
+      state.network("generator"),
+      condition.mel,
+      condition.template,
+      num_frames,
+      lengths=condition.lengths,
+    )
+    return cast(jax.Array, poses)
+
+
+def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
+  """Loss, and (metrics, poses, batch statistics) of the forward pass."""
+  templates = _templates_of_batch(params, state, batch["index"])
+  poses, updated = model.generator.apply(
+    {"params": params["generator"], "batch_stats": state.batch_stats["generator"]},
+    audio.mel_spectrogram(batch["audio"]),
+    templates,
+    num_frames=batch["poses"].shape[1],
+    train=True,
+    mutable=["batch_stats"],
+  )
+  terms = {"l1": losses.l1(poses, batch["poses"])}
+  loss = terms["l1"]
+  if templates is not None:
+    terms["kl"] = losses.template_kl(
+      jax.lax.all_gather(templates, AXIS, axis=0, tiled=True)
+    )
+    loss += model.kl_weight * terms["kl"]
+  if model.discriminator:
+    score, _ = _discriminate(model, state, state.params["discriminator"], poses)
+    terms["gan"] = losses.least_squares(score, 1.0)
+    loss += model.gan_weight * terms["gan"]
+  return loss, (terms | {"loss": loss}, poses, updated.get("batch_stats", {}))
+
+
+def _templates_of_batch(params, state: TrainState, index: jax.Array):
+  """(b, D) or (b, T, D) templates of the batch, differentiable where learnt."""
+  templates = params.get("templates", state.bank.get("mean"))
+  return None if templates is None else templates[index]
+
+
+def _discriminate(model: Voice2Pose, state: TrainState, params, poses: jax.Array):
+  """Scores (b, time) of the motion of `poses`, and updated batch statistics."""
+  variables = {"params": params, "batch_stats": state.batch_stats["discriminator"]}
+  assert model.discriminator is not None
+  score, updated = model.discriminator.apply(
+    variables, jnp.diff(poses, axis=1), train=True, mutable=["batch_stats"]
+  )
+  return score, updated["batch_stats"]
+
+
+def _update_discriminator(
+  model: Voice2Pose, state: TrainState, fake: jax.Array, real: jax.Array
+) -> tuple[TrainState, Metrics]:
+  """Trains the discriminator to score `real` 1 and `fake` 0."""
+
+  def loss_fn(params):
+    score_fake, stats = _discriminate(model, state, params, fake)
+    seen_fake = state.replace(batch_stats=state.batch_stats | {"discriminator": stats})
+    score_real, stats = _discriminate(model, seen_fake, params, real)
+    d_gan = losses.least_squares(score_real, 1.0) + losses.least_squares(
+      score_fake, 0.0
+    )
+    metrics = {
+      "d_gan": d_gan,
+      "score_fake": jnp.mean(score_fake),
+      "score_real": jnp.mean(score_real),
+    }
+    return model.gan_weight * d_gan, (metrics, stats)
+
+  grads, (metrics, stats) = jax.grad(loss_fn, has_aux=True)(
+    state.params["discriminator"]
+  )
+  grads = jax.lax.pmean(grads, AXIS)
+  metrics["d_grad_norm"] = optax.tree.norm(grads)
+  state = train_state.apply_gradients(state, {"discriminator": grads}, model.optimizers)
+  stats = state.batch_stats | {"discriminator": stats}
+  return state.replace(batch_stats=stats), metrics

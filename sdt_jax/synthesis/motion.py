@@ -1,0 +1,77 @@
+"""The way from a sound to motion, for every program:
+
+    mel spectrogram -> Method.sample (+ template) -> denormalise -> global pose -> scale
+
+Demo, evaluation, validation, sample videos and exports generate through `sample`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sdt_jax import audio, pose
+from sdt_jax.methods.base import Batch, Condition, Method
+from sdt_jax.methods.train_state import TrainState
+
+
+def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
+  """Generates the poses of a batch on one device.
+
+  Args:
+    method: what was trained.
+    state: the trained state.
+    batch: the sound as `audio` (b, samples), as `reflected` (see
+      `audio.mel_of_reflected`), or as `mel` (b, mels, M); or, for a method that
+      reconstructs, `poses` (b, T, dims, joints), normalised. Optional: `template`
+      (b, ...); `lengths` (b,), see `Condition`; `draw` (b, 2) int32, seed and number
+      of each row, which its random key is made from; without it all keys are those of
+      seed 0.
+
+  Returns:
+    (b, T, dims, joints) normalised poses.
+  """
+  mel = poses = None
+  if "mel" in method.inputs:
+    mel = _mel(batch)
+    batch_size, num_frames = len(mel), audio.num_frames_under_mel(mel.shape[-1])
+  else:
+    poses = batch["poses"]
+    batch_size, num_frames = poses.shape[:2]
+  condition = Condition(
+    mel=mel,
+    template=batch.get("template"),
+    poses=poses,
+    lengths=batch.get("lengths"),
+  )
+  keys = _keys(batch.get("draw"), batch_size)
+  return method.sample(state, condition, num_frames, keys)
+
+
+def sample_px(
+  method: Method,
+  table: pose.PoseTable,
+  hierarchical: bool,
+  state: TrainState,
+  batch: Batch,
+) -> jax.Array:
+  """`sample`, as final poses in pixels.
+
+  Args:
+    method, state, batch: see `sample`.
+    table: the pose statistics of the speaker whose body moves.
+    hierarchical: the form of pose that `table` describes.
+  """
+  return pose.to_final(sample(method, state, batch), table, hierarchical)
+
+
+def _mel(batch: Batch) -> jax.Array:
+  if "mel" in batch:
+    return batch["mel"]
+  if "reflected" in batch:
+    return audio.mel_of_reflected(batch["reflected"])
+  return audio.mel_spectrogram(batch["audio"])
+
+
+def _keys(draw: jax.Array | None, batch_size: int) -> jax.Array:
+  if draw is None:
+    return jnp.broadcast_to(jax.random.key(0), (batch_size,))
+  return jax.vmap(lambda d: jax.random.fold_in(jax.random.key(d[0]), d[1]))(draw)

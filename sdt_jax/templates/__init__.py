@@ -1,0 +1,1 @@
+"""Templates: where they come from when motion is generated (`sources`)."""

@@ -1,0 +1,72 @@
+"""What a training run is handed from the layers above: its evaluator and its gallery."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sdt_jax import pose
+from sdt_jax.config import Config
+from sdt_jax.data import pipeline
+from sdt_jax.methods.base import Method
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.training.logs import Board
+
+
+class Evaluator(Protocol):
+  """Scores the clips of a split; see `evaluation.evaluator`."""
+
+  def metric_names(self) -> list[str]:
+    """Names of the scores."""
+    ...
+
+  def scores(
+    self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
+  ) -> dict[str, np.ndarray]:
+    """Metric name -> (N,) of the N clips, from one template per clip (N, ...)."""
+    ...
+
+  def poses(
+    self,
+    state: TrainState,
+    split: pipeline.Split,
+    rows: Sequence[int],
+    templates: np.ndarray | None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Generated and true final poses (n, T, dims, joints) of the clips in these rows."""
+    ...
+
+
+MakeEvaluator = Callable[[Method, pose.PoseTable, Config], Evaluator]
+"""Makes an evaluator for a method, the statistics of its poses, and a config."""
+
+
+class Sample(NamedTuple):
+  """A clip to look at: prediction beside truth.
+
+  Attributes:
+    name: for example "epoch0003_dev0".
+    poses_px, truth_px: (T, dims, joints) final poses.
+    audio: (samples,) 16 kHz.
+  """
+
+  name: str
+  poses_px: np.ndarray
+  truth_px: np.ndarray
+  audio: np.ndarray
+
+
+class Gallery(Protocol):
+  """Makes pictures and videos during training; see `synthesis.samples`."""
+
+  def add_sample(self, sample: Sample, step: int) -> None: ...
+
+  def add_templates(self, bank: np.ndarray, epoch: int, step: int) -> None: ...
+
+  def close(self) -> None: ...
+
+
+MakeGallery = Callable[[pathlib.Path, Board, bool], Gallery]
+"""Makes a gallery from its folder, the TensorBoard file, and whether the latter gets
+the videos, too."""
