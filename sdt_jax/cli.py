@@ -24,10 +24,22 @@ def run(main: Callable[[], Any]) -> None:
   A mistake of the user's (a flag, a config field, or a UserError from `main`) ends with
   one line on stderr and exit code 2; Ctrl-C with exit code 130.
   """
+  _set_help(main.__module__)
   _quiet_libraries()
   _keep_programs()
   _keep_freed_memory()
   app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
+
+
+def _set_help(module: str) -> None:
+  """Makes --help show the flags of `module`, and its docstring.
+
+  absl shows only those of the main module, which may be a script of one call.
+  """
+  main = sys.modules["__main__"]
+  main.__doc__ = main.__doc__ or sys.modules[module].__doc__
+  for flag in flags.FLAGS.get_key_flags_for_module(module):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _quiet_libraries() -> None:

@@ -84,11 +84,17 @@ def test_flags_are_checked_before_jax_is_imported(program):
   assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("program", ["train", "eval", "demo"])
-def test_help_tells_the_command(program):
-  result = _run(f"{program}.py", "--help")
-  assert f"python {program}.py --" in result.stdout
-  assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+  ("program", "module"), [("train", "train"), ("eval", "evaluate"), ("demo", "demo")]
+)
+def test_help_shows_the_command_and_the_flags(program, module):
+  script = _run(f"{program}.py", "--help")
+  as_module = _run("-m", f"sdt_jax.programs.{module}", "--help")
+  for result in (script, as_module):
+    assert f"python {program}.py --" in result.stdout
+    assert "\n  --workdir: " in result.stdout
+    assert "--alsologtostderr" not in result.stdout  # a flag of absl's
+    assert "Traceback" not in result.stderr
 
 
 _COMPILE = "import jax; print(jax.jit(lambda x: x * 7 + 1)(5))"
