@@ -1,25 +1,26 @@
-# `make quickstart` and `make test` set themselves up; PYTHON chooses the interpreter.
+# `make quickstart` and `make test` create their environment; PYTHON selects the Python.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart report bench test test-all lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.quickstart
 
-# The ladder of experiments on the synthetic speaker: docs/report is what it wrote.
+# Trains the ladder of experiments on the synthetic speaker and writes docs/report.
 report: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.evaluation.report --config=configs/quick.py
 
-# All benchmarks: docs/performance.md says what they measure.
+# Runs all benchmarks; docs/performance.md says what they measure.
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.all --output=docs/performance_table.md
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
 
-# With the slow ones.
+# Includes the slow tests.
 test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 -m ""
 
@@ -28,15 +29,15 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-$(VENV)/installed: requirements.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "error: Python %d.%d found, 3.11 or newer needed; give PYTHON=python3.11" % v)'
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "error: this is Python %d.%d, but 3.11 or newer is required; set PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) output data
+	rm -rf $(VENV) output data build *.egg-info

@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
-from data_prep import rules, workspace
-from data_prep.detection import CONFIDENCE, Origin
-from data_prep.options import Options, command
-from data_prep.transcode import read_canvas, read_source
-from data_prep.workspace import Progress, Video
+from . import rules, workspace
+from .detection import CONFIDENCE, Origin
+from .options import Options, command
+from .transcode import read_canvas, read_source
+from .workspace import Progress, Video
 
 _THRESHOLDS = rules.Thresholds()
 

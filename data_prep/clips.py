@@ -10,11 +10,12 @@ import re
 
 import numpy as np
 
-from data_prep import rules, workspace
-from data_prep.options import Options, command
-from data_prep.transcode import read_source
-from data_prep.workspace import Progress, Video
 from sdt_jax import audio, audio_file
+
+from . import rules, workspace
+from .options import Options, command
+from .transcode import read_source
+from .workspace import Progress, Video
 
 STRIDE = 5
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.workspace import Progress, Video
+from .workspace import Progress, Video
 
 
 class Origin(enum.IntEnum):

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
-from data_prep import media, overlay, workspace
 from sdt_jax import audio, audio_file, cli
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis.video import write_video
+
+from . import media, overlay, workspace
 
 
 def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:

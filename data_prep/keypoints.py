@@ -8,14 +8,15 @@ counted and noted.
 
 import numpy as np
 
-from data_prep import rules, workspace
-from data_prep.detection import CONFIDENCE, Backend, Detection, Origin
-from data_prep.mediapipe_backend import MediaPipe
-from data_prep.openpose_backend import OpenPose
-from data_prep.options import Options, command
-from data_prep.transcode import read_source
-from data_prep.workspace import Progress, Video
 from sdt_jax import audio
+
+from . import rules, workspace
+from .detection import CONFIDENCE, Backend, Detection, Origin
+from .mediapipe_backend import MediaPipe
+from .openpose_backend import OpenPose
+from .options import Options, command
+from .transcode import read_source
+from .workspace import Progress, Video
 
 # Between pictures that are farther apart nothing is made up here.
 _MAX_STEP_SECONDS = 2 / audio.FPS

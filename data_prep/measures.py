@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from data_prep import rules
 from sdt_jax import audio
+
+from . import rules
 
 MAX_LAG_FRAMES = 10
 PROFILE_RATIO = 4.0

@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import mediapipe_env, rules, workspace
-from data_prep.detection import CONFIDENCE, Detection, Origin
-from data_prep.transcode import read_canvas, read_source
-from data_prep.workspace import Progress, Video
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
+
+from . import mediapipe_env, rules, workspace
+from .detection import CONFIDENCE, Detection, Origin
+from .transcode import read_canvas, read_source
+from .workspace import Progress, Video
 
 _HERE = pathlib.Path(__file__).parent
 _CHUNK = 200  # pictures per file of results

@@ -15,9 +15,10 @@ import sys
 
 from absl import flags
 
-from data_prep.options import DEFAULT_ENV
 from sdt_jax import cli
 from sdt_jax.errors import UserError
+
+from .options import DEFAULT_ENV
 
 _REQUIREMENTS = pathlib.Path(__file__).with_name("mediapipe_requirements.txt")
 _PYTHONS = ("python3.11", "python3.12", "python3.10")  # that there are wheels for
@@ -98,8 +99,9 @@ def _make(folder: pathlib.Path, python: str) -> None:
     if done.returncode:
       last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
       raise UserError(
-        f"the MediaPipe environment cannot be made ({last[-1][:200]}); is this machine "
-        f"offline? Run python -m data_prep.mediapipe_env where it is not, {_INSTEAD}"
+        f"the MediaPipe environment cannot be created ({last[-1][:200]}); if this "
+        f"machine is offline, run python -m {__package__}.mediapipe_env while it is "
+        f"online, {_INSTEAD}"
       )
 
 

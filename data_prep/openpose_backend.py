@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import workspace
-from data_prep.detection import Detection, Origin
-from data_prep.transcode import read_canvas, read_source
-from data_prep.workspace import Progress, Video
 from sdt_jax.errors import UserError
 from sdt_jax.interop import openpose
+
+from . import workspace
+from .detection import Detection, Origin
+from .transcode import read_canvas, read_source
+from .workspace import Progress, Video
 
 # Readers differ in whether the last picture or two of a damaged file count.
 _MAX_MISCOUNT = 2

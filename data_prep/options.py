@@ -1,6 +1,7 @@
 """The flags, the same for every stage, and the record they become."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -64,8 +65,13 @@ class Options:
 
 def command(stage: Callable[[Options], object]) -> None:
   """Runs a stage as a program: flags -> `Options` -> `stage`."""
+
+  @functools.wraps(stage)  # --help shows the docstring and flags of its module
+  def main() -> None:
+    stage(from_flags())
+
   _define_flags()
-  cli.run(lambda: stage(from_flags()))
+  cli.run(main)
 
 
 def _define_flags() -> None:

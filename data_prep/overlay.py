@@ -5,8 +5,9 @@ import itertools
 import cv2
 import numpy as np
 
-from data_prep.detection import Origin
 from sdt_jax import keypoints as kp
+
+from .detection import Origin
 
 _ORIGIN_COLORS = {
   Origin.FOUND: (60, 230, 90),

@@ -8,7 +8,7 @@ May be stopped and started again at any time. On two cores MediaPipe takes about
 as the videos last at 30 frames/s; everything else is several times faster.
 """
 
-from data_prep import (
+from . import (
   clean,
   clips,
   keypoints,
@@ -19,7 +19,7 @@ from data_prep import (
   transcode,
   workspace,
 )
-from data_prep.options import Options, command
+from .options import Options, command
 
 
 def run(options: Options) -> None:
@@ -37,10 +37,16 @@ def run(options: Options) -> None:
     report.run(options)
   print(
     f"look at {workspace.pack_folder(options) / report.FILE_NAME}, then train with\n"
-    "  python train.py --config=configs/sdt_bp.py --config.dataset.name=speech2gesture "
+    "  python -m sdt_jax.programs.train --config=sdt_bp "
+    "--config.dataset.name=speech2gesture "
     f"--config.dataset.root={options.root} --config.dataset.speaker={options.speaker}"
   )
 
 
-if __name__ == "__main__":
+def main() -> None:
+  """Entry point of `sdt-prepare`."""
   command(run)
+
+
+if __name__ == "__main__":
+  main()

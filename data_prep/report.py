@@ -17,13 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep import measures, media, overlay, workspace
-from data_prep.detection import Origin
-from data_prep.options import Options, command
-from data_prep.transcode import read_source
-from data_prep.workspace import Video
 from sdt_jax import audio, audio_file
 from sdt_jax.files import replacing
+
+from . import measures, media, overlay, workspace
+from .detection import Origin
+from .options import Options, command
+from .transcode import read_source
+from .workspace import Video
 
 FILE_NAME = "report.html"
 

@@ -7,10 +7,10 @@ longer canvas pixels) and `rescale.json` with the factor.
 
 import numpy as np
 
-from data_prep import rules, workspace
-from data_prep.options import Options, command
-from data_prep.transcode import read_source
-from data_prep.workspace import Progress, Video
+from . import rules, workspace
+from .options import Options, command
+from .transcode import read_source
+from .workspace import Progress, Video
 
 REFERENCE_SHOULDER_WIDTH_PX = 331.085
 

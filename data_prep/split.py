@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_prep import workspace
-from data_prep.clips import clip_path
-from data_prep.options import Options, command
-from data_prep.transcode import pack_wav
 from sdt_jax import audio
 from sdt_jax.errors import UserError
 from sdt_jax.files import replacing
+
+from . import workspace
+from .clips import clip_path
+from .options import Options, command
+from .transcode import pack_wav
 
 DEV_SHARE = 0.2
 COLUMNS = (
@@ -105,7 +106,7 @@ def run(options: Options) -> None:
   for video in videos:
     if not workspace.read_stamp(video.folder, "clips"):
       raise UserError(
-        f"{video.name}: has not been through 'clips'; run python -m data_prep.clips "
+        f"{video.name}: stage 'clips' has not run; run python -m {__package__}.clips "
         "with the same flags first"
       )
   starts = {

@@ -9,12 +9,13 @@ import json
 
 import tqdm
 
-from data_prep import workspace
-from data_prep.options import Options, command
 from sdt_jax import speakers
 from sdt_jax.data import pack
 from sdt_jax.files import replacing
 from sdt_jax.speakers import RunningStatistics
+
+from . import workspace
+from .options import Options, command
 
 FILE_NAME = "speaker.json"
 

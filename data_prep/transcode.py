@@ -8,11 +8,12 @@ import dataclasses
 import shutil
 from typing import Any
 
-from data_prep import media, workspace
-from data_prep.options import Options, command
-from data_prep.workspace import Progress, Video
 from sdt_jax import audio
 from sdt_jax.files import replacing
+
+from . import media, workspace
+from .options import Options, command
+from .workspace import Progress, Video
 
 
 def read_source(video: Video) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from data_prep.options import Options
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 from sdt_jax.files import check_writable, read_arrays, replacing
+
+from .options import Options
 
 FORMAT = 1  # raised when results of an earlier version must not be taken over
 
@@ -120,7 +121,8 @@ def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
 
 
 def _again(path: pathlib.Path) -> str:
-  return f"remove {path.parent} and run python -m data_prep.prepare with the same flags"
+  program = f"python -m {__package__}.prepare"
+  return f"remove {path.parent} and run {program} with the same flags"
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
@@ -195,8 +197,8 @@ def _key(stage: VideoStage, options: Options, video: Video) -> str:
   done_before = stage.previous and read_stamp(video.folder, stage.previous)
   if stage.previous and not done_before:
     raise UserError(
-      f"{video.name}: has not been through '{stage.previous}'; run "
-      f"python -m data_prep.{stage.previous} with the same flags first"
+      f"{video.name}: stage '{stage.previous}' has not run; run "
+      f"python -m {__package__}.{stage.previous} with the same flags first"
     )
   return digest([FORMAT, stage.name, done_before, stage.parameters(options, video)])
 

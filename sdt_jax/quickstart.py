@@ -1,30 +1,33 @@
-"""The main job on the embedded default: what `make quickstart` runs.
+"""Trains, evaluates and renders on the synthetic speaker; `make quickstart` runs it.
 
-Builds the synthetic speaker, trains a small SDT-BP, scores it and renders the bundled
-speech sample, by the same programs that a user calls.
+    python -m sdt_jax.quickstart
+
+It trains a small SDT-BP, scores it and renders the bundled speech sample, using the
+same programs as a user. Results are written to output/quickstart in the current folder.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
 import time
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_SPEECH = _ROOT / "sdt_jax" / "assets" / "sample_speech.flac"
+_SPEECH = pathlib.Path(__file__).parent / "assets" / "sample_speech.flac"
 _WORKDIR = pathlib.Path("output/quickstart")
+_MODULES = {"train.py": "train", "eval.py": "evaluate", "demo.py": "demo"}
 
 
 def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
-  """Title, program and flags of each part; it leaves what it makes in `workdir`."""
+  """Title, program and flags of each step; results are written to `workdir`."""
   run = f"--workdir={workdir}"
   return [
     ("Train on the synthetic speaker", "train.py", "--config=configs/quick.py", run),
-    ("Score on clips it has not seen", "eval.py", run),
+    ("Evaluate on unseen clips", "eval.py", run),
     (
       "Render a speech sample with four templates",
       "demo.py",
       run,
-      f"--audio={_SPEECH.relative_to(_ROOT)}",
+      f"--audio={os.path.relpath(_SPEECH)}",
       f"--output_dir={workdir / 'demo'}",
       "--num_samples=4",
     ),
@@ -32,9 +35,12 @@ def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
 
 
 def _run(title: str, program: str, *flags: str) -> None:
-  print(f"\n== {title}\n   python {program} {' '.join(flags)}", flush=True)
+  in_checkout = pathlib.Path(program).is_file()
+  shown = f"python {program}" if in_checkout else f"sdt-{program.removesuffix('.py')}"
+  print(f"\n== {title}\n   {shown} {' '.join(flags)}", flush=True)
   start = time.perf_counter()
-  done = subprocess.run([sys.executable, program, *flags], cwd=_ROOT, check=False)
+  module = f"{__package__}.programs.{_MODULES[program]}"
+  done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
   if done.returncode:
     sys.exit(done.returncode)
   print(f"   {time.perf_counter() - start:.0f} s", flush=True)
@@ -45,8 +51,8 @@ def main() -> None:
   for command in commands(_WORKDIR):
     _run(*command)
   demo = _WORKDIR / "demo"
-  scores = sorted((_ROOT / _WORKDIR).glob("eval_dev_*.json"))[-1].relative_to(_ROOT)
-  print(f"\nDone in {time.perf_counter() - start:.0f} s. Have a look at")
+  scores = sorted(_WORKDIR.glob("eval_dev_*.json"))[-1]
+  print(f"\nDone in {time.perf_counter() - start:.0f} s. The results:")
   print(f"  {demo}/sample_speech_0.mp4   (and _1, _2, _3) the video, with sound")
   print(f"  {demo}/sample_speech_0.png   its film strip")
   print(f"  {demo}/sample_speech_overview.png   the four templates compared")

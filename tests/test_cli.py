@@ -1,4 +1,4 @@
-"""How programs end: exit code 2 and one line for a mistake of the user's."""
+"""How programs exit: code 2 and one line for a user error."""
 
 import pathlib
 import subprocess
@@ -25,8 +25,22 @@ def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None
   assert result.returncode == 2
 
 
-def test_a_flag_that_cannot_be_used_is_one_line():  # test_bad_inputs.py has the others
+def test_an_unknown_flag_is_one_line():  # test_bad_inputs.py has the others
   _assert_refused(_run("train.py", QUICK, "--nonsense=1"), "'nonsense'")
+
+
+@pytest.mark.parametrize("config", [("--config=quick",), ("--config", "quick")])
+def test_an_experiment_can_be_given_by_name(config):
+  result = _run("train.py", *config, "--config.nonsense=1")
+  _assert_refused(result, "unknown field")
+
+
+def test_a_file_in_the_current_folder_takes_precedence(tmp_path):
+  (tmp_path / "quick").write_text("1 / 0")
+  for name, complaint in (("quick", "ZeroDivisionError"), ("other", "sdt_bp, sdt_vae")):
+    program = [sys.executable, ROOT / "train.py", f"--config={name}"]
+    result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    _assert_refused(result, complaint)
 
 
 _PROGRAM = """
@@ -49,7 +63,7 @@ def test_a_user_error_is_one_line():
   _assert_refused(result, "error: 0042.npz: is broken")
 
 
-def test_an_error_of_the_program_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
   result = _program("raise ValueError('a bug')")
   assert result.returncode == 1
   assert "Traceback" in result.stderr
@@ -62,12 +76,12 @@ def test_ctrl_c_has_the_exit_code_of_the_signal():
   assert "Traceback" not in result.stderr
 
 
-def test_a_program_that_ends_well_has_exit_code_0():
+def test_success_has_exit_code_0():
   result = _program("print('done')")
   assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
 
 
-def test_the_projects_own_messages_are_seen_and_the_libraries_are_not():
+def test_only_messages_of_this_project_are_shown():
   result = _program(
     "import logging, absl.logging;"
     "logging.getLogger('sdt_jax.data').info('12 clips');"
@@ -84,18 +98,24 @@ def test_flags_are_checked_before_jax_is_imported(program):
   assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("program", ["train", "eval", "demo"])
-def test_help_tells_the_command(program):
-  result = _run(f"{program}.py", "--help")
-  assert f"python {program}.py --" in result.stdout
-  assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+  ("program", "module"), [("train", "train"), ("eval", "evaluate"), ("demo", "demo")]
+)
+def test_help_shows_the_command_and_the_flags(program, module):
+  script = _run(f"{program}.py", "--help")
+  as_module = _run("-m", f"sdt_jax.programs.{module}", "--help")
+  for result in (script, as_module):
+    assert f"python {program}.py --" in result.stdout
+    assert "\n  --workdir: " in result.stdout
+    assert "--alsologtostderr" not in result.stdout  # a flag of absl's
+    assert "Traceback" not in result.stderr
 
 
 _COMPILE = "import jax; print(jax.jit(lambda x: x * 7 + 1)(5))"
 
 
 def _compile(monkeypatch, **environment) -> subprocess.CompletedProcess:
-  """A program that compiles; everything is worth keeping."""
+  """Runs a program that compiles, caching everything."""
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   for name, value in environment.items():
@@ -105,18 +125,18 @@ def _compile(monkeypatch, **environment) -> subprocess.CompletedProcess:
   return result
 
 
-def test_compiled_programs_are_kept_and_a_damaged_one_does_not_matter(
+def test_compiled_programs_are_cached_and_damaged_entries_are_ignored(
   tmp_path, monkeypatch
 ):
   _compile(monkeypatch, XDG_CACHE_HOME=tmp_path)
-  kept = list((tmp_path / "sdt_jax" / "programs").rglob("*-cache"))
-  assert kept
-  for file in kept:
+  cached = list((tmp_path / "sdt_jax" / "programs").rglob("*-cache"))
+  assert cached
+  for file in cached:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   _compile(monkeypatch, XDG_CACHE_HOME=tmp_path)
 
 
-def test_a_cache_that_the_user_names_is_taken(tmp_path, monkeypatch):
+def test_a_cache_set_by_the_user_takes_precedence(tmp_path, monkeypatch):
   named = tmp_path / "mine"
   _compile(
     monkeypatch, XDG_CACHE_HOME=tmp_path / "other", JAX_COMPILATION_CACHE_DIR=named
@@ -125,7 +145,7 @@ def test_a_cache_that_the_user_names_is_taken(tmp_path, monkeypatch):
   assert not (tmp_path / "other").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_programs_run_without_a_writable_cache(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("no folder")
   result = _compile(monkeypatch, XDG_CACHE_HOME=tmp_path / "file")
   assert result.stderr == ""

@@ -63,9 +63,16 @@ def _imports(module: str) -> set[str]:
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f"{module}: imports are absolute"
-      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+      level = 1 if _within(module, "data_prep") else 0  # sdt_jax.data_prep in a wheel
+      assert node.level <= level, f"{module}: imports are absolute"
+      found |= _imported_from(node)
   return found
+
+
+def _imported_from(node: ast.ImportFrom) -> set[str]:
+  """Full names; relative imports are those of data_prep."""
+  package = [*["data_prep"] * node.level, *filter(None, [node.module])]
+  return {".".join([*package, alias.name]) for alias in node.names}
 
 
 @functools.cache
@@ -148,5 +155,5 @@ def _imported_at_the_top(module: str) -> list[str]:
     if isinstance(node, ast.Import):
       names += [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-      names += [f"{node.module}.{alias.name}" for alias in node.names]
+      names += sorted(_imported_from(node))
   return names

@@ -1,0 +1,1 @@
+"""The command-line programs; each module defines its flags, `main` and `run`."""

@@ -1,0 +1,58 @@
+"""Scores a trained run on a split of its data.
+
+    python eval.py --workdir=DIR [--step=latest|best|N] [--split=dev] \
+      [--pose_vae=DIR] [--template=random|normal|encoder|INDEX] [--num_samples=N] \
+      [--seed=N] [--save_videos=N] [--save_npz]
+
+Prints a table, the model beside reference motions, and writes
+DIR/eval_<split>_<step>.json.
+"""
+
+import pathlib
+
+from absl import flags
+
+from sdt_jax import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
+_SPLIT = flags.DEFINE_string("split", "dev", "Split of the data: dev or train.")
+_POSE_VAE = flags.DEFINE_string("pose_vae", None, "Workdir of a pose VAE, for FTD.")
+_TEMPLATE = flags.DEFINE_string(
+  "template", "random", "random, normal, encoder (of the truth) or INDEX."
+)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each clip.")
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Of the templates that are drawn.", lower_bound=0
+)
+_SAVE_VIDEOS = flags.DEFINE_integer(
+  "save_videos", 0, "Clips to show beside the truth.", lower_bound=0
+)
+_SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Keep the predicted poses.")
+
+
+def main() -> None:
+  from sdt_jax.evaluation import run
+  from sdt_jax.synthesis import samples
+
+  options = run.Options(
+    step=_STEP.value,
+    split=_SPLIT.value,
+    template=_TEMPLATE.value,
+    num_samples=_NUM_SAMPLES.value,
+    seed=_SEED.value,
+    pose_vae=_POSE_VAE.value,
+    save_videos=_SAVE_VIDEOS.value,
+    save_npz=_SAVE_NPZ.value,
+  )
+  path = run.evaluate_run(pathlib.Path(_WORKDIR.value), options, samples.write_sample)
+  print(f"written: {path}")
+
+
+def run() -> None:
+  """Parses the flags and runs the program."""
+  cli.run(main)
+
+
+if __name__ == "__main__":
+  run()
