@@ -14,7 +14,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from sdt_jax import files
+from sdt_jax import config, files
 from sdt_jax.errors import UserError
 
 
@@ -93,7 +93,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     flag = next((a for a in argv if a.lstrip("-").startswith("config=")), "--config")
     if isinstance(e, KeyError) or isinstance(e.__context__, KeyError):
       _exit_with_error(
-        f"{flag}: unknown field {e.args[0]}; configs/common.py lists all fields"
+        f"{flag}: unknown field {e.args[0]}; sdt_jax/config.py lists every field"
       )
     _exit_with_error(f"{flag}: {type(e).__name__}: {e}; use one of {_config_names()}")
 
@@ -108,21 +108,15 @@ def _resolve_config(argv: Sequence[str]) -> list[str]:
     flag, _, value = argument.rpartition("=")
     if (flag or before) in ("-config", "--config"):
       path = pathlib.PurePath(value)
-      known = configs_folder() / f"{path.stem}.py"
+      known = config.experiments_folder() / f"{path.stem}.py"
       is_short = value in (path.stem, f"configs/{known.name}") and known.is_file()
       if is_short and not pathlib.Path(value).is_file():
         resolved[i] = f"{argument.removesuffix(value)}{known}"
   return resolved
 
 
-def configs_folder() -> pathlib.Path:
-  """The folder of experiment files: `configs/`, in a wheel `sdt_jax/configs/`."""
-  installed = pathlib.Path(__file__).with_name("configs")
-  return installed if installed.is_dir() else installed.parents[1] / "configs"
-
-
 def _config_names() -> str:
-  stems = sorted(file.stem for file in configs_folder().glob("[!_]*.py"))
+  stems = sorted(file.stem for file in config.experiments_folder().glob("[!_]*.py"))
   return f"the files in configs/ ({', '.join(stems)})"
 
 

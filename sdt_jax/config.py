@@ -84,9 +84,9 @@ FIELDS: dict[str, Any] = {
   ),
   "precision": Field(
     "float32",
-    "type of the activations; bf16 is for GPUs and TPUs. Parameters, statistics, losses "
-    "and optimizers stay float32. float32 products use JAX's default precision, which "
-    "is often TF32 on GPUs",
+    "type of the activations; bf16 is for GPUs and TPUs. Parameters, statistics, "
+    "losses and optimizers stay float32. float32 products use JAX's default "
+    "precision, which is often TF32 on GPUs",
     _one_of("float32", "bf16"),
   ),
   "steps_at_once": _run_field(
@@ -226,7 +226,7 @@ def check(config: Config) -> None:
           f"config.{section} is {values[section]!r}; expected a section of fields"
         )
       raise UserError(f"config.{name} is missing; {_SEE_FIELDS}")
-    value = _field_of(config, name)
+    value = get(config, name)
     if not _has_type_of(value, field.default):
       raise UserError(
         f"config.{name} is {value!r}; expected a value like {field.default!r}"
@@ -238,7 +238,8 @@ def check(config: Config) -> None:
 _SEE_FIELDS = "sdt_jax/config.py lists every field"
 
 
-def _field_of(config: Config, name: str) -> Any:
+def get(config: Config, name: str) -> Any:
+  """A field by its dotted name, for example "generator.norm"."""
   for key in name.split("."):
     config = config[key]
   return config
@@ -281,8 +282,7 @@ def differences(old: Config, new: Config) -> list[str]:
   return [
     f"{name} ({a.get(name)!r} -> {b.get(name)!r})"
     for name in sorted(a.keys() | b.keys())
-    if a.get(name) != b.get(name)
-    and not (name in BY_NAME and BY_NAME[name].may_change)
+    if a.get(name) != b.get(name) and not (name in BY_NAME and BY_NAME[name].may_change)
   ]
 
 
@@ -297,19 +297,22 @@ def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def experiment_file(name: str) -> pathlib.Path:
-  """The file of an experiment that comes with the package, for example "sdt_bp"."""
-  package = pathlib.Path(__file__).parent
-  folders = (package.parent / "configs", package / "configs")  # checkout, wheel
-  return next(
-    (path for f in folders if (path := f / f"{name}.py").is_file()),
-    folders[0] / f"{name}.py",
-  )
+def experiments_folder() -> pathlib.Path:
+  """The folder of experiment files: `configs/`, in a wheel `sdt_jax/configs/`."""
+  installed = pathlib.Path(__file__).with_name("configs")
+  return installed if installed.is_dir() else installed.parents[1] / "configs"
 
 
 def experiment(name: str) -> Config:
-  """The config of an experiment that comes with the package."""
-  return runpy.run_path(str(experiment_file(name)))["get_config"]()
+  """The config of an experiment file that comes with the package.
+
+  Raises:
+    UserError: there is none of this name.
+  """
+  path = experiments_folder() / f"{name}.py"
+  if not path.is_file():
+    raise UserError(f"{path}: no such file; use one of the files in configs/")
+  return runpy.run_path(str(path))["get_config"]()
 
 
 def table() -> str:

@@ -32,6 +32,7 @@ CONFIG, SPEAKER, CLIPS, METRICS = (
 )
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file as a whole; see `files.replacing`."""
   with files.replacing(path) as temporary:

@@ -96,7 +96,7 @@ def l1_regression(pred_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
   """Mean over frames, coordinates and joints of |pred - truth|, in speaker's stds.
 
   Args:
-    pred_norm: (B, T, dims, joints) normalised poses in the form the model is trained on.
+    pred_norm: (B, T, dims, joints) normalised poses in the form of the model.
     truth_norm: the same of the truth.
 
   Source: the regression loss of the paper, which the models are trained to lower.
@@ -215,7 +215,7 @@ def mean_angle_change(poses_px: np.ndarray) -> np.ndarray:
   """(4,) mean absolute change of each arm angle, radians per frame.
 
   Args:
-    poses_px: (N, T, dims, joints) clips of the training split; `bc_ha2g` is in units of this.
+    poses_px: (N, T, dims, joints) training clips; `bc_ha2g` uses this as its unit.
   """
   return np.abs(np.diff(_arm_angles(poses_px), axis=-2)).mean((0, 1))
 
@@ -276,7 +276,7 @@ def bc_ha2g(
 
 
 def _arm_angles(poses_px: np.ndarray) -> np.ndarray:
-  """(..., T, dims, joints) -> (..., T, 4): at shoulder and elbow, right and left; [0, pi]."""
+  """Angles (..., T, 4) at shoulder and elbow, right and left, in [0, pi]."""
   x, y = np.moveaxis(np.diff(poses_px[..., _ARMS], axis=-1, prepend=0), -3, 0)
   dot = x[..., :-1] * x[..., 1:] + y[..., :-1] * y[..., 1:]
   cross = x[..., :-1] * y[..., 1:] - y[..., :-1] * x[..., 1:]

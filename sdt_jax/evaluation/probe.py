@@ -1,4 +1,4 @@
-"""How much of the hidden truth the learnt templates know (synthetic speaker only)."""
+"""How much learnt templates know about the hidden ones of the synthetic speaker."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ _HELD_OUT = 0.25  # of the videos
 
 
 class ProbeResult(NamedTuple):
-  """R^2 on held-out videos: 1 is perfect, 0 no better than the mean.
+  """R^2 on held-out videos: 1 is perfect, 0 is no better than the mean.
 
   Attributes:
-    r2: (K,) of each hidden coordinate.
+    r2: (K,) for each hidden coordinate.
     chance: mean R^2 with the templates shuffled among the clips.
   """
 
@@ -25,14 +25,14 @@ class ProbeResult(NamedTuple):
 def linear_probe(
   templates: np.ndarray, hidden: np.ndarray, videos: np.ndarray, seed: int = 0
 ) -> ProbeResult:
-  """Ridge regression from templates to hidden truth, scored on videos it has not seen.
+  """Ridge regression from learnt to hidden templates, scored on held-out videos.
 
   Args:
     templates: (N, D) learnt, of the training clips.
     hidden: (N, K) true templates of the same clips.
-    videos: (N,) what each clip was cut from; clips of a video overlap, so the split is
-      by video.
-    seed: of the split and the shuffling.
+    videos: (N,) the video of each clip; clips of a video overlap, so the split is by
+      video.
+    seed: for the split and the shuffling.
 
   Raises:
     UserError: there are fewer than four videos.

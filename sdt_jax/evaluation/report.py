@@ -1,15 +1,14 @@
-"""Trains and scores the ladder of experiments, and writes one report of it.
+"""Trains and scores the ladder of experiments, and writes one report.
 
     python -m sdt_jax.evaluation.report --config=configs/quick.py \
       [--output_dir=output/report] [--seeds=N]
 
-The config gives the data set, the sizes and the budget; each row of the ladder changes
-in it what its own experiment file changes. What is already trained and scored in the
-folder is not done again.
+The config sets the data set, the sizes and the budget; each row of the ladder changes
+what its own experiment file changes. Rows that are already trained and scored in the
+folder are not repeated.
 """
 
 import copy
-import importlib
 import json
 import pathlib
 import platform
@@ -24,41 +23,26 @@ from absl import flags
 from ml_collections import config_flags
 
 import sdt_jax
-from configs import common
-from sdt_jax import audio_file, cli, files, workdir
+from sdt_jax import audio_file, cli, files, methods, workdir
+from sdt_jax import config as config_lib
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import probe
 from sdt_jax.evaluation import run as evaluation
+from sdt_jax.evaluation.evaluator import Evaluator
+from sdt_jax.evaluation.registry import METRICS
 from sdt_jax.synthesis import render, samples
-from sdt_jax.training import experiments, loop, parallel, runs
+from sdt_jax.training import loop, parallel, runs, setup
 
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data set, sizes, budget.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Of the report.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row.", lower_bound=1)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Folder to write to.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs per row.", lower_bound=1)
 
 _SPEECH = pathlib.Path(sdt_jax.__file__).parent / "assets" / "sample_speech.flac"
-
-# Lower is better, but for those marked; what describes motion alone is not judged.
-_METRICS = {
-  "l2": "L2 (px)",
-  "l1_regression": "L1 (norm.)",
-  "lip_sync": "lip-sync error",
-  "ftd": "FTD",
-  "ftd_mu_logvar": "FTD (mean, log var)",
-  "pck@0.2": "PCK@0.2, higher is better",
-  "lvd": "LVD (px/s)",
-  "bc_ha2g": "beat consistency, higher is better",
-  "hellinger_speed": "Hellinger (hand speed)",
-  "diversity_l1": "diversity (px)",
-  "acceleration": "acceleration (px/s²)",
-  "jerk": "jerk (px/s³)",
-  "bone_length_cv": "bone length variation",
-}
 
 
 class Row(NamedTuple):
@@ -67,12 +51,14 @@ class Row(NamedTuple):
   Attributes:
     name: in the report.
     experiment: its file in `configs`.
-    changes: fields that it sets besides.
+    changes: additional fields to set.
+    needs_pose_vae: whether its templates come from the pose VAE of the same seed.
   """
 
   name: str
   experiment: str
   changes: dict[str, Any]
+  needs_pose_vae: bool = False
 
 
 POSE_VAE = Row("pose vae", "pose2pose", {})
@@ -80,24 +66,22 @@ LADDER = (
   Row("s2g", "s2g", {}),
   Row("no template", "sdt_bp", {"template.kind": "none"}),
   Row("sdt_bp", "sdt_bp", {}),
-  Row("sdt_vae", "sdt_vae", {}),
+  Row("sdt_vae", "sdt_vae", {}, needs_pose_vae=True),
 )
 
 
 def row_config(base: Config, row: Row, seed: int) -> Config:
-  """`base` with what the row's experiment file changes in the common config."""
+  """`base` with what the row's experiment file changes in the default config."""
   config = copy.deepcopy(base)  # ConfigDict(base) would share the inner dicts
-  default = workdir.flatten(common.get_config())
-  own = workdir.flatten(
-    importlib.import_module(f"configs.{row.experiment}").get_config()
-  )
+  default = config_lib.flatten(config_lib.default())
+  own = config_lib.flatten(config_lib.experiment(row.experiment))
   changed = {name: value for name, value in own.items() if value != default[name]}
   config.update_from_flattened_dict(changed | row.changes | {"seed": seed})
   return config
 
 
 class Result(NamedTuple):
-  """A trained and scored run: row and seed, workdir, eval JSON, training seconds."""
+  """A trained and scored run: row, seed, workdir, eval JSON, seconds of training."""
 
   row: Row
   seed: int
@@ -111,9 +95,9 @@ def train_ladder(base: Config, folder: pathlib.Path, seeds: int) -> Iterator[Res
   for seed in range(seeds):
     for row in (POSE_VAE, *LADDER):
       config = row_config(base, row, seed)
-      if row.experiment == "sdt_vae":
+      if row.needs_pose_vae:
         config.template.pose_vae = str(_path(folder, POSE_VAE, seed))
-      # One VAE judges all rows.
+      # All rows are scored by one VAE.
       options = evaluation.Options(pose_vae=str(_path(folder, POSE_VAE, 0)))
       scores, seconds = _train_and_score(config, _path(folder, row, seed), options)
       yield Result(row, seed, _path(folder, row, seed), scores, seconds)
@@ -126,16 +110,16 @@ def _path(folder: pathlib.Path, row: Row, seed: int) -> pathlib.Path:
 def _train_and_score(
   config: Config, path: pathlib.Path, options: evaluation.Options
 ) -> tuple[dict[str, Any], float]:
-  """Eval JSON and training seconds, from last time if that was complete."""
+  """Eval JSON and seconds of training; taken from the last time if complete."""
   done = path / "report_row.json"
-  # A run may be resumed for more epochs; then its scores are not those of the row.
+  # If a run was resumed for more epochs, its scores are not those of the row.
   if done.exists() and workdir.read_config(path).num_epochs == config.num_epochs:
     workdir.check_same(path, config)
     return read_row(done)
   print(f"\n== {path.name}", flush=True)
   start = time.perf_counter()
-  if not loop.train(config, path, samples.Gallery):
-    raise UserError("stopped; the same command goes on from there")
+  if not loop.train(config, path, Evaluator, samples.Gallery):
+    raise UserError("stopped; the same command resumes from there")
   seconds = time.perf_counter() - start
   scores = json.loads(evaluation.evaluate_run(path, options).read_text())
   workdir.write_text(done, json.dumps({"scores": scores, "seconds": seconds}))
@@ -151,7 +135,7 @@ def read_row(done: pathlib.Path) -> tuple[dict[str, Any], float]:
 
 
 def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> None:
-  """Writes report.md and its pictures."""
+  """Writes report.md and its figures."""
   ladder = [r for r in results if r.row in LADDER]
   _plot_curves(ladder, folder / "curves.png")
   _plot_template_maps(ladder, folder)
@@ -163,8 +147,8 @@ def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> N
     f"{base.batch_size}, {1 + max(r.seed for r in results)} seed(s).",
     "```\npython -m sdt_jax.evaluation.report " + _command_line() + "\n```",
     "## Scores on dev\n\nMean over seeds; in brackets the 95 % interval over clips of "
-    "seed 0. Templates are drawn at random from the bank. FTD by the pose VAE of seed "
-    "0. `truth` and the rows below it are no models.",
+    "seed 0. Templates are drawn at random from the bank. FTD uses the pose VAE of "
+    "seed 0. `truth` and the rows below it are not models.",
     _score_table(ladder),
     "## Training\n\n![L1 on training clips by epoch](curves.png)",
     "## Templates\n\n" + _map_links(ladder) + _probe_text(base, ladder),
@@ -184,15 +168,15 @@ def _command_line() -> str:
 def _score_table(ladder: list[Result]) -> str:
   references = ladder[0].scores["references"]
   lines = [
-    "| row | " + " | ".join(_METRICS.values()) + " |",
-    "|---" * (1 + len(_METRICS)) + "|",
+    "| row | " + " | ".join(metric.title() for metric in METRICS) + " |",
+    "|---" * (1 + len(METRICS)) + "|",
   ]
   for row in LADDER:
     runs_of_row = [r.scores["metrics"] for r in ladder if r.row == row]
-    cells = [_cell([scores.get(m) for scores in runs_of_row]) for m in _METRICS]
+    cells = [_cell([scores.get(m.name) for scores in runs_of_row]) for m in METRICS]
     lines.append(f"| **{row.name}** | " + " | ".join(cells) + " |")
   for name, scores in references.items():
-    cells = [_number((scores.get(m) or {}).get("value")) for m in _METRICS]
+    cells = [_number((scores.get(m.name) or {}).get("value")) for m in METRICS]
     lines.append(f"| {name} | " + " | ".join(cells) + " |")
   return "\n".join(lines)
 
@@ -247,51 +231,53 @@ def _first_runs(ladder: list[Result]) -> dict[str, Result]:
   return {r.row.name: r for r in reversed(ladder)}
 
 
+def _banks(ladder: list[Result]) -> dict[str, np.ndarray]:
+  """Row -> template bank of its first run, for rows that have one."""
+  opened = {name: runs.load(r.path) for name, r in _first_runs(ladder).items()}
+  banks = {name: run.method.bank(run.state) for name, run in opened.items()}
+  return {name: bank for name, bank in banks.items() if bank is not None}
+
+
 def _plot_template_maps(ladder: list[Result], folder: pathlib.Path) -> None:
-  for name, result in _first_runs(ladder).items():
-    bank = runs.load(result.path).state.templates()
-    if bank is not None:
-      path = folder / f"templates_{name}.png"
-      samples.write_template_map(path, np.asarray(bank), f"templates of {name}")
+  for name, bank in _banks(ladder).items():
+    path = folder / f"templates_{name}.png"
+    samples.write_template_map(path, bank, f"templates of {name}")
 
 
 def _map_links(ladder: list[Result]) -> str:
-  names = [r.row.name for r in ladder if r.row.name in ("sdt_bp", "sdt_vae")]
   return " ".join(
-    f"![templates of {name}](templates_{name}.png)" for name in dict.fromkeys(names)
+    f"![templates of {name}](templates_{name}.png)" for name in _banks(ladder)
   )
 
 
 def _probe_text(base: Config, ladder: list[Result]) -> str:
-  """On the synthetic speaker: how well templates predict the hidden true ones."""
+  """How well templates predict the hidden ones; for the synthetic speaker only."""
   if base.dataset.name != "synthetic":
     return ""
   from sdt_jax.data.synthetic_speaker import TEMPLATE_NAMES
 
-  source = experiments.build_data(base).sources["train"]
+  source = setup.build_data(base).sources["train"]
   examples = [source[i] for i in range(len(source))]
   hidden = np.stack([e["template"].mean(0) for e in examples])
   videos = np.array([e["video"].decode() for e in examples])
   lines = [
     "",
-    "How well a linear probe (ridge regression, held-out performances) predicts the "
-    "hidden true template of a clip from its learnt one, R²; `chance` is the same with "
-    "the templates shuffled among the clips.",
+    "R² of a linear probe (ridge regression, held-out performances) that predicts the "
+    "hidden template of a clip from its learnt one; `chance` is the same with the "
+    "templates shuffled among the clips.",
     "",
     "| row | mean | chance | " + " | ".join(TEMPLATE_NAMES) + " |",
     "|---" * (3 + len(TEMPLATE_NAMES)) + "|",
   ]
-  for name, result in _first_runs(ladder).items():
-    bank = runs.load(result.path).state.templates()
-    if bank is not None:
-      found = probe.linear_probe(np.asarray(bank), hidden, videos)
-      values = [found.r2.mean(), found.chance, *found.r2]
-      lines.append(f"| {name} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
+  for name, bank in _banks(ladder).items():
+    found = probe.linear_probe(bank, hidden, videos)
+    values = [found.r2.mean(), found.chance, *found.r2]
+    lines.append(f"| {name} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
   return "\n" + "\n".join(lines)
 
 
 def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
-  """The bundled speech sample, by each row; two templates where there are some."""
+  """The bundled speech sample, rendered by each row, with two templates if it can."""
   sound, rate = audio_file.read_audio(_SPEECH)
   poses, labels = [], []
   for row in LADDER:
@@ -306,8 +292,8 @@ def main() -> None:
   cli.config_file()
   folder = pathlib.Path(_OUTPUT_DIR.value)
   for row in (POSE_VAE, *LADDER):
-    experiments.check(row_config(_CONFIG.value, row, seed=0))
-  experiments.build_data(_CONFIG.value)  # what is wrong there is told before all else
+    methods.check(row_config(_CONFIG.value, row, seed=0))
+  setup.build_data(_CONFIG.value)  # fails early if the data is unusable
   files.check_writable(folder, "--output_dir")
   results = list(train_ladder(_CONFIG.value, folder, _SEEDS.value))
   write_report(_CONFIG.value, folder, results)

@@ -234,7 +234,7 @@ def _sound_features(split: pipeline.Split) -> np.ndarray:
 
 
 def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:
-  """Smallest, mean and largest value of each metric over renderings, mean over clips."""
+  """Minimum, mean and maximum of each metric over renderings, mean over clips."""
   values = [scorer.values(poses) for poses in poses_px]
   spread = {}
   for name in values[0]:

@@ -97,7 +97,7 @@ def encoder(
 
 
 def in_chunks(function: Callable, *arrays: np.ndarray):
-  """Applies `function` to chunks of one size; joins its outputs along the first axis."""
+  """Applies `function` to chunks of one size and concatenates its outputs."""
   length = len(arrays[0])
   outputs = []
   for start in range(0, length, _CHUNK):

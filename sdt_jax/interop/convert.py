@@ -1,24 +1,22 @@
 """Whole runs: a checkpoint file of the original -> a workdir, and back."""
 
 import contextlib
-import importlib
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 
-import jax
-
-from sdt_jax import speakers, workdir
+from sdt_jax import config as config_lib
+from sdt_jax import methods, speakers, workdir
 from sdt_jax.config import Config
 from sdt_jax.data import pack
 from sdt_jax.errors import UserError
 from sdt_jax.interop import original, torch_file, torch_zip
 from sdt_jax.interop.original import Original
-from sdt_jax.training import experiments, runs
+from sdt_jax.methods.base import Method
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.training import parallel, runs
 from sdt_jax.training.checkpoints import Checkpoints
-from sdt_jax.training.pose2pose import Pose2Pose
-from sdt_jax.training.train_state import TrainState
 
 
 def import_checkpoint(
@@ -28,20 +26,20 @@ def import_checkpoint(
   config: Config = None,
   pose_vae: pathlib.Path | None = None,
 ) -> list[str]:
-  """Writes a workdir as a training run would have left it.
+  """Writes the workdir that a training run would have left.
 
   Args:
     checkpoint: a .pth file of the original.
     speaker_name: whose published statistics the model was trained with.
     path: the workdir to make.
-    config: that of the run; if None, the config whose experiment the file holds.
-      Its architecture must be that of the file. With `dataset.root` set, the training
-      clips get the names that they have in the pack there.
+    config: of the run; None takes the experiment file that matches the checkpoint. The
+      architecture must be that of the checkpoint. With `dataset.root` set, the training
+      clips get their names from the pack there.
     pose_vae: .pth file of the pose VAE whose templates an SDT-VAE model was trained
       with; only for such a model.
 
   Returns:
-    What there is to say to the user, a line each.
+    Messages for the user, one line each.
 
   Raises:
     UserError: a file, the speaker, the config or the folder cannot be used.
@@ -53,11 +51,11 @@ def import_checkpoint(
     kind = original.kind(content.model)
     config = _config(content, kind, config)
   config.dataset.name, config.dataset.speaker = "speech2gesture", speaker_name
-  speaker.table(config.pose.hierarchical)  # some have none of the plain form
-  bank = _external_bank(config, checkpoint, pose_vae)
-  experiment = experiments.build(config, steps_per_epoch=1)
+  speaker.table(config.pose.hierarchical)  # raises if there is none of this form
+  method = methods.build(config, steps_per_epoch=1)
+  bank = _external_bank(method, checkpoint, pose_vae)
   with _about(checkpoint):
-    state, notes = original.to_state(content, experiment, bank)
+    state, notes = original.to_state(content, method, bank)
   clips = _clip_ids(config.dataset, state)
   _write(path, config, speaker, state, content.epoch, clips)
   return [f"{kind}, epoch {content.epoch}, step {content.step}", *notes]
@@ -76,7 +74,7 @@ def _read(file: pathlib.Path) -> Original:
 
 @contextlib.contextmanager
 def _about(file: pathlib.Path) -> Iterator[None]:
-  """Puts the name of the file before what is said about its content."""
+  """Prefixes errors with the name of the file."""
   try:
     yield
   except UserError as e:
@@ -84,17 +82,18 @@ def _about(file: pathlib.Path) -> Iterator[None]:
 
 
 def _config(content: Original, kind: str, given: Config) -> Config:
-  """The given config if it is that of the file, or the file's own."""
+  """The given config, which must match the file, or the one derived from the file."""
   if given is None:
-    config = importlib.import_module(f"configs.{kind}").get_config()
+    config = config_lib.experiment(kind)
   else:
     config = given.copy_and_resolve_references()
-  experiments.check(config)
+  methods.check(config)
   fields = original.config_fields(content.model, config)
+  present = {name: config_lib.get(config, name) for name in fields}
   different = [
-    f"config.{name} is {experiments.field(config, name)!r}, in the file {value!r}"
+    f"config.{name} is {present[name]!r}, in the file {value!r}"
     for name, value in fields.items()
-    if experiments.field(config, name) != value
+    if present[name] != value
   ]
   if given is not None and different:
     raise UserError(
@@ -105,17 +104,19 @@ def _config(content: Original, kind: str, given: Config) -> Config:
   return config
 
 
-def _external_bank(config, checkpoint: pathlib.Path, pose_vae: pathlib.Path | None):
-  """(N, D) the templates of an SDT-VAE model, which are in another file; else None."""
-  is_sdt_vae = config.experiment == "voice2pose" and config.template.kind == "vae"
-  if is_sdt_vae and pose_vae is None:
+def _external_bank(
+  method: Method, checkpoint: pathlib.Path, pose_vae: pathlib.Path | None
+):
+  """Templates (N, D) that are stored in the checkpoint of a pose VAE; else None."""
+  needed = method.bank_from is not None
+  if needed and pose_vae is None:
     raise UserError(
-      f"{checkpoint}: holds an SDT-VAE model, whose templates are in the checkpoint of "
-      "its pose VAE; give that as --pose_vae=FILE.pth"
+      f"{checkpoint}: contains an SDT-VAE model, whose templates are in the checkpoint "
+      "of its pose VAE; give that as --pose_vae=FILE.pth"
     )
   if pose_vae is None:
     return None
-  if not is_sdt_vae:
+  if not needed:
     raise UserError(
       f"--pose_vae={pose_vae}: only an SDT-VAE model takes its templates from a pose "
       f"VAE, and {checkpoint} is none; leave it out"
@@ -127,7 +128,7 @@ def _external_bank(config, checkpoint: pathlib.Path, pose_vae: pathlib.Path | No
 
 
 def _clip_ids(dataset: Config, state: TrainState) -> list[str]:
-  """Names of the training clips, as far as they are known."""
+  """Names of the training clips; placeholders without a data pack."""
   templates = state.templates()
   if not dataset.root:
     count = 0 if templates is None else len(templates)
@@ -149,7 +150,7 @@ def _write(
   epoch: int,
   clip_ids: list[str],
 ) -> None:
-  """Writes the workdir beside its place, then renames it."""
+  """Writes the workdir under a temporary name, then renames it."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(tempfile.mkdtemp(prefix=".import-", dir=path.parent))
@@ -161,7 +162,7 @@ def _write(
     workdir.create(unfinished, config, speaker, clip_ids)
     saved = Checkpoints(unfinished / workdir.CHECKPOINTS, config.checkpoint.best_metric)
     meta = {"epoch": epoch, "num_clips": len(clip_ids)}
-    saved.save(jax.device_put(state), meta, {})
+    saved.save(parallel.replicate(state), meta, {})
     saved.close()
     unfinished.chmod(0o755)  # mkdtemp makes it private
     unfinished.replace(path)
@@ -177,31 +178,29 @@ def export_checkpoint(
   step: str = "latest",
   pose_vae: pathlib.Path | None = None,
 ) -> list[str]:
-  """Writes a checkpoint of a run as the original would have saved it.
+  """Writes a checkpoint of a run in the format of the original.
 
   Args:
     path: workdir of the run.
     output: the .pth file.
     step: "latest", "best" or the number of a step.
-    pose_vae: workdir of a pose2pose run, whose encoder a gesture model's checkpoint
-      carries along; see `original.from_state`.
+    pose_vae: workdir of a pose2pose run, whose encoder is included in the checkpoint
+      of a gesture model; see `original.from_state`.
 
   Returns:
-    What there is to say to the user, a line each.
+    Messages for the user, one line each.
 
   Raises:
     UserError: a workdir or the checkpoint cannot be used, or the file not be written.
   """
   run = runs.load(path, step)
-  vae = runs.load(pose_vae) if pose_vae else None
-  if vae and not isinstance(vae.experiment, Pose2Pose):
-    raise UserError(f"--pose_vae={pose_vae}: holds no pose VAE; give a pose2pose run")
+  vae = runs.load_encoder(pose_vae, "--pose_vae") if pose_vae else None
   content = original.from_state(
     run.state, run.config, run.epoch, vae.state if vae else None
   )
   torch_zip.write(output, content)
   notes = [f"epoch {run.epoch}, step {run.step}"]
-  if isinstance(run.experiment, Pose2Pose):
+  if run.method.has_encoder:
     return notes
   if vae is None:
     notes.append("pose_encoder: untrained weights; give --pose_vae for FTD's")

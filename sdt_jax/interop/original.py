@@ -1,10 +1,9 @@
 """The checkpoint dict of the original <-> a config and a training state.
 
-The original saves {"epoch", "step", "model_state_dict", "<optimiser>_state_dict", ...}.
-Names in the state dict begin with "module." (it trains inside `DataParallel`), then
-with the network. Templates of SDT-BP are `clips_code`; a pose VAE keeps its record of
-codes in `clip_code_mu` and `clip_code_logvar`; SDT-VAE takes them from there and holds
-none.
+The original saves {"epoch", "step", "model_state_dict", "<optimizer>_state_dict", ...}.
+Names in the state dict begin with "module." (it trains inside `DataParallel`), followed
+by the network. Templates of SDT-BP are `clips_code`; a pose VAE records its codes in
+`clip_code_mu` and `clip_code_logvar`, where SDT-VAE reads its templates from.
 """
 
 import functools
@@ -16,15 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdt_jax import audio
-from sdt_jax import keypoints as kp
+from sdt_jax import audio, methods
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.interop import names
+from sdt_jax.methods import base, train_state
+from sdt_jax.methods.base import Method
+from sdt_jax.methods.train_state import TrainState
 from sdt_jax.models.pose_vae import PoseEncoder
-from sdt_jax.training import experiments, train_state
-from sdt_jax.training.experiments import Experiment
-from sdt_jax.training.train_state import TrainState
 
 State = dict[str, np.ndarray]  # of the original: name -> array
 
@@ -35,7 +33,7 @@ _MAX_COUNT = 2**31  # of steps, which are int32
 
 
 class _Network(NamedTuple):
-  """How the original calls a network of ours, and the optimiser of it."""
+  """What the original calls a network of ours and its optimizer."""
 
   prefix: str
   table: dict[str, str]
@@ -50,8 +48,8 @@ _NETWORKS = {
 _TEMPLATES, _TEMPLATES_OPTIMIZER = "clips_code", "optimizerClipCode"
 _BANK = {"mean": "clip_code_mu", "log_var": "clip_code_logvar"}
 
-# In the original's state dict, but not the model's own: the front end's constants, and
-# the frozen encoder of another checkpoint, with which it computes the FTD.
+# In the original's state dict, but not part of the model: constants of the front end,
+# and the frozen encoder of another checkpoint, which computes the FTD.
 _POSE_ENCODER = "pose_encoder."
 _NOT_THE_MODELS = {
   "mel_transfm.spectrogram.window",
@@ -64,10 +62,10 @@ class Original(NamedTuple):
   """A checkpoint of the original.
 
   Attributes:
-    epoch: epochs done.
-    step: optimisation steps done.
+    epoch: number of completed epochs.
+    step: number of completed optimization steps.
     model: state dict, names without "module.".
-    optimizers: such as "optimizerG" -> state dict of a torch optimiser.
+    optimizers: name, for example "optimizerG" -> state dict of a torch optimizer.
   """
 
   epoch: int
@@ -77,7 +75,7 @@ class Original(NamedTuple):
 
 
 def parse(content: Any) -> Original:
-  """Checks what `torch_file.read` gave.
+  """Checks what `torch_file.read` returned.
 
   Raises:
     UserError: it is not a checkpoint of the original.
@@ -89,7 +87,7 @@ def parse(content: Any) -> Original:
       "Speech Drives Templates saved while training"
     )
   strange = {str(name) for name, a in model.items() if not isinstance(a, np.ndarray)}
-  names.require_none({"no tensor is": strange})
+  names.require_none({"not tensors:": strange})
   epoch: Any = content.get("epoch")
   step: Any = content.get("step")
   if not all(isinstance(n, int) and 0 <= n < _MAX_COUNT for n in (epoch, step)):
@@ -107,7 +105,7 @@ def parse(content: Any) -> Original:
 
 
 def kind(model: State) -> str:
-  """Which config of ours describes the model: "s2g", "sdt_bp", "sdt_vae", "pose2pose".
+  """The experiment file that describes the model, for example "sdt_bp".
 
   Raises:
     UserError: it is a model of another program.
@@ -116,7 +114,7 @@ def kind(model: State) -> str:
     return "pose2pose"
   if not _has(model, "netG."):
     raise UserError(
-      "is no model of Speech Drives Templates; its names are "
+      "is not a model of Speech Drives Templates; its names are "
       f"{', '.join(sorted(model)[:3])} ..., expected netG.* or ae.*"
     )
   if _TEMPLATES in model:
@@ -144,7 +142,7 @@ def _audio_channels(model: State) -> tuple[int, ...]:
 
 
 def _template_size(model: State) -> int:
-  """What the U-Net sees besides the features of the sound; 0 for no template."""
+  """Input channels of the U-Net besides the audio features; 0 without templates."""
   return _array(model, "netG.unet.e0.conv.weight").shape[1] - _audio_channels(model)[-1]
 
 
@@ -156,19 +154,19 @@ def _array(model: State, name: str) -> np.ndarray:
 
 
 def config_fields(model: State, config: Config) -> dict[str, Any]:
-  """The fields that the names and shapes in a file determine.
+  """The fields that follow from the names and shapes in a file.
 
   Args:
     model: state dict of the original.
-    config: decides what a file does not tell (the weight of the GAN, which of the two
-      instance norms).
+    config: decides what a file does not contain (the weight of the GAN, which of the
+      two instance norms).
 
   Returns:
-    Field name -> value, such as "generator.channels" -> 256.
+    Field name -> value, for example "generator.channels" -> 256.
   """
   if _has(model, "ae."):
     return {
-      "experiment": "pose2pose",
+      "experiment": methods.name_of("vae"),
       "generator.channels": _array(model, "ae.encoder.blocks.0.conv.weight").shape[0],
       "template.size": _array(model, "ae.encoder.blocks.6.conv.weight").shape[0] // 2,
     }
@@ -177,7 +175,7 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
   gan_weight = config.discriminator.weight or _GAN_WEIGHT
   instance_norm = "in" if config.generator.norm == "in" else "in_star"
   fields = {
-    "experiment": "voice2pose",
+    "experiment": methods.name_of("generator"),
     "generator.channels": _array(model, "netG.unet.e1.conv.weight").shape[0],
     "generator.audio_channels": _audio_channels(model),
     "generator.norm": "bn" if _has_batch_norm(model) else instance_norm,
@@ -189,23 +187,23 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
 
 
 def to_state(
-  original: Original, experiment: Experiment, bank: np.ndarray | None
+  original: Original, method: Method, bank: np.ndarray | None
 ) -> tuple[TrainState, list[str]]:
-  """The training state that a checkpoint stands for; inverse of `from_state`.
+  """The training state of a checkpoint; inverse of `from_state`.
 
   Args:
     original: the checkpoint.
-    experiment: as built from the fields of `config_fields`.
+    method: as built from the fields of `config_fields`.
     bank: (N, D) templates of an SDT-VAE model, else None.
 
   Returns:
-    The state, and one line for each optimiser that starts anew.
+    The state, and one line for each optimizer that starts from scratch.
 
   Raises:
     UserError: names missing or left over on either side, or a shape that differs.
   """
   model = original.model
-  wanted = jax.eval_shape(lambda: experiments.init(experiment, 0, num_clips=1))
+  wanted = jax.eval_shape(lambda: method.init(jax.random.key(0), num_clips=1))
   networks = {name: _NETWORKS[name] for name in wanted.batch_stats}
   _check_leftovers(model, networks, wanted)
   variables = {
@@ -216,17 +214,17 @@ def to_state(
   if "templates" in wanted.params:
     rows = _rows(model, _TEMPLATES, wanted.params["templates"])
     params["templates"] = _templates(rows)
-  if "log_var" not in wanted.bank:  # templates that another model assigned
+  if "log_var" not in wanted.bank:  # templates come from another model
     model = model | ({} if bank is None else {_BANK["mean"]: bank})
   banks: Any = {ours: _rows(model, _BANK[ours], a) for ours, a in wanted.bank.items()}
   stats = {name: v.get("batch_stats", {}) for name, v in variables.items()}
-  state = train_state.create(params, stats, banks, experiment.optimizers)
+  state = train_state.create(params, stats, banks, method.optimizers)
   state = state.replace(step=jnp.asarray(original.step, jnp.int32))
   return _with_optimizers(state, original)
 
 
 def _check_leftovers(model: State, networks, wanted: TrainState) -> None:
-  """Every name in the file has a place here, or is known not to need one."""
+  """Raises a UserError if a name in the file belongs to nothing that is known."""
   known = set(_NOT_THE_MODELS)
   for network in networks.values():
     known |= names.known(network.table, network.prefix)
@@ -238,7 +236,7 @@ def _check_leftovers(model: State, networks, wanted: TrainState) -> None:
 
 
 def _rows(model: Mapping[str, Any], name: str, wanted) -> np.ndarray:
-  """One row for each training clip, of the size that `wanted` (1, ...) has."""
+  """One row for each training clip, shaped like `wanted` (1, ...)."""
   if model.get(name) is None:
     raise UserError(f"parameter names do not match: the file lacks {name}")
   rows = np.asarray(model[name], np.float32)
@@ -254,13 +252,13 @@ def _templates(rows: np.ndarray) -> np.ndarray:
 
 
 class _NoMatchError(Exception):
-  """A saved optimiser is not one of these parameters."""
+  """A saved optimizer does not belong to these parameters."""
 
 
 def _with_optimizers(
   state: TrainState, original: Original
 ) -> tuple[TrainState, list[str]]:
-  """The state with the moments that the file has, and a line for each it has not."""
+  """The state with the saved moments, and one line for each that is not in the file."""
   opt_states: dict[str, Any] = dict(state.opt_states)
   notes = []
   unused = set(original.optimizers)
@@ -273,14 +271,14 @@ def _with_optimizers(
     try:
       adam = _to_adam(original.optimizers.get(key), params, network, adam)
     except _NoMatchError as e:
-      notes.append(f"{key}: {e}; Adam starts anew for the {name}")
+      notes.append(f"{key}: {e}; Adam starts from scratch for the {name}")
     opt_states[name] = (adam, schedule)
   notes += [f"{key}: not used" for key in sorted(unused)]
   return state.replace(opt_states=opt_states), notes
 
 
 def _to_adam(saved: Any, params, network: _Network | None, adam):
-  """State of a torch Adam as that of optax."""
+  """Converts the state of a torch Adam to that of optax."""
   shapes = {name: a.shape for name, a in _torch_layout(params, network).items()}
   try:
     ids = [i for group in saved["param_groups"] for i in group["params"]]
@@ -303,7 +301,7 @@ def _to_adam(saved: Any, params, network: _Network | None, adam):
 
 
 def _torch_layout(params, network: _Network | None) -> State:
-  """Parameters, or moments of them, as the original orders and lays them out."""
+  """Parameters, or their moments, in the order and layout of the original."""
   if network is None:
     return {_TEMPLATES: _templates(np.asarray(params))}
   return names.from_flax({"params": params}, network.table)
@@ -325,18 +323,23 @@ def from_state(
   """The checkpoint that the original would have saved; inverse of `to_state`.
 
   Args:
-    state: of any experiment.
+    state: of a run of one of the original's experiments.
     config: of that run.
-    epoch: epochs done.
-    pose_vae: of a pose2pose run; its encoder becomes the frozen `pose_encoder` that the
-      original expects in the checkpoints of gesture models. Without it, that is one
-      with untrained weights.
+    epoch: number of completed epochs.
+    pose_vae: state of a pose VAE; its encoder becomes the frozen `pose_encoder` that
+      the original expects in checkpoints of gesture models. None gives untrained
+      weights.
 
   Returns:
     Content for `torch_zip.write`.
   """
   model = _rows_of(state) | _front_end()
-  for name in ("generator", "vae", "pose_encoder", "discriminator"):  # its order
+  for name in (
+    "generator",
+    "vae",
+    "pose_encoder",
+    "discriminator",
+  ):  # in the original's order
     if name in state.params:
       network = _NETWORKS[name]
       model |= names.from_flax(state.network(name), network.table, network.prefix)
@@ -359,7 +362,7 @@ def from_state(
 
 
 def _rows_of(state: TrainState) -> State:
-  """What the original keeps for each training clip."""
+  """The arrays of the original with one row per training clip."""
   if "templates" in state.params:
     return {_TEMPLATES: _templates(np.asarray(state.params["templates"]))}
   if "log_var" in state.bank:
@@ -382,7 +385,7 @@ def _pose_encoder(pose_vae: TrainState | None) -> State:
   if pose_vae is not None:
     variables = {k: v["encoder"] for k, v in pose_vae.network("vae").items()}
     return names.from_flax(variables, names.POSE_ENCODER, _POSE_ENCODER)
-  poses = jnp.zeros((1, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS))
+  poses = jnp.zeros((1, *base.CLIP_SHAPE))
   init = functools.partial(PoseEncoder().init, train=True)
   rng = np.random.default_rng(0)
 
@@ -398,7 +401,7 @@ def _pose_encoder(pose_vae: TrainState | None) -> State:
 
 
 def _with_counters(arrays: State, step: int) -> State:
-  """Adds the counter of batches that PyTorch keeps behind each running variance."""
+  """Adds PyTorch's counter of batches after each running variance."""
   counted: State = {}
   for name, array in arrays.items():
     counted[name] = array
@@ -423,7 +426,7 @@ def _to_torch_adam(
 
 
 def _hyperparameters(config: Config, name: str, epoch: int) -> dict[str, Any]:
-  """Of Adam, in the words of torch, as in force at the end of an epoch."""
+  """Adam's settings under torch's names, as they are at the end of an epoch."""
   section = {"templates": "template", "discriminator": "discriminator"}
   rate = config[section.get(name, "optimizer")].learning_rate
   passed = sum(milestone < epoch for milestone in config.optimizer.milestones)

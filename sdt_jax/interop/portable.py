@@ -1,8 +1,8 @@
-"""A gesture model as one file that JAX runs without this package.
+"""Exports a gesture model as one file that JAX runs without this package.
 
-The file is a `jax.export` artefact (StableHLO with the weights inside): mel spectrogram
+The file is a `jax.export` artifact (StableHLO with the weights inside): mel spectrogram
 and template in, final poses in pixels out, for any batch size and length, on CPU and
-CUDA. `docs/interop.md` has the program that loads it.
+CUDA. `docs/interop.md` has a program that loads it.
 """
 
 import pathlib
@@ -12,11 +12,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from sdt_jax import audio, files, pose
+from sdt_jax import audio, files
 from sdt_jax.errors import UserError
+from sdt_jax.methods.base import Method
 from sdt_jax.models.generator import MIN_FRAMES
-from sdt_jax.training import runs, voice2pose
-from sdt_jax.training.voice2pose import Voice2Pose
+from sdt_jax.synthesis import generate, motion
+from sdt_jax.training import runs
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -28,8 +29,8 @@ def export_model(
 
   The function in the file takes `mel` (b, 80, m) float32, m at least 214, as
   `audio.mel_spectrogram` gives it, and, where the model has templates, `template`
-  (b, D) or for a frame-wise model (b, T, D). It returns (b, T, 2, 121) float32 final
-  poses in pixels relative to the neck, with T = ceil((m - 1) * 3 / 20) frames.
+  (b, D) or for a frame-wise model (b, T, D). It returns (b, T, dims, joints) float32
+  final poses in pixels relative to the neck, with T = ceil((m - 1) * 3 / 20) frames.
 
   Args:
     path: workdir of the run.
@@ -39,40 +40,32 @@ def export_model(
   Raises:
     UserError: the workdir or the checkpoint cannot be used, or the file not be written.
   """
-  run = runs.load(path, step)
-  if not isinstance(run.experiment, Voice2Pose):
-    raise UserError(
-      f"{path}: holds a pose VAE, which has no generator; give a gesture model"
-    )
-  exported = jax.export.export(
-    jax.jit(_generator(run, run.experiment)), platforms=PLATFORMS
-  )(*_inputs(run.experiment))
+  run = generate.load_speaking(path, step)
+  exported = jax.export.export(jax.jit(_generator(run)), platforms=PLATFORMS)(
+    *_inputs(run.method)
+  )
   _write(output, exported)
   return exported
 
 
-def _generator(run: runs.Run, experiment: Voice2Pose) -> Callable[..., jax.Array]:
+def _generator(run: runs.Run) -> Callable[..., jax.Array]:
   """`(mel, template) -> poses_px` with the weights and the speaker's statistics."""
-  hierarchical = run.config.pose.hierarchical
-  table = run.speaker.table(hierarchical)
-  state = jax.device_get(run.state)  # constants belong to no device
+  state = jax.device_get(run.state)  # constants are not tied to a device
 
-  def generate(mel: jax.Array, template: jax.Array | None = None) -> jax.Array:
-    poses_norm = voice2pose.predict(
-      experiment, state, mel, template, audio.num_frames_under_mel(mel.shape[-1])
-    )
-    return pose.to_final(poses_norm, table, hierarchical)
+  def sample_px(mel: jax.Array, template: jax.Array | None = None) -> jax.Array:
+    batch = {"mel": mel} if template is None else {"mel": mel, "template": template}
+    return motion.sample_px(run.method, run.table, run.hierarchical, state, batch)
 
-  return generate
+  return sample_px
 
 
-def _inputs(experiment: Voice2Pose) -> list[jax.ShapeDtypeStruct]:
-  """Symbolic batch size b and spectrogram length m."""
-  shortest = audio.num_samples(MIN_FRAMES) // 160 + 1
+def _inputs(method: Method) -> list[jax.ShapeDtypeStruct]:
+  """Mel spectrogram and template, with symbolic batch size b and mel frames m."""
+  shortest = audio.num_mel_frames(audio.num_samples(MIN_FRAMES))
   b, m = jax.export.symbolic_shape("b, m", constraints=[f"m >= {shortest}"])
   shapes: list[tuple] = [(b, audio.NUM_MELS, m)]
-  if experiment.template != "none":
-    *by_frame, size = experiment.template_shape
+  if method.template_shape is not None:
+    *by_frame, size = method.template_shape
     frames = audio.num_frames_under_mel(m)
     shapes.append((b, frames, size) if by_frame else (b, size))
   return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -144,9 +144,7 @@ class Method(abc.ABC):
       (B, T, dims, joints) normalised poses.
     """
 
-  def encode(
-    self, state: TrainState, poses: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
+  def encode(self, state: TrainState, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and log variance (B, D) of normalised poses; needs `has_encoder`."""
     raise NotImplementedError(f"a {self.title} has no encoder")
 

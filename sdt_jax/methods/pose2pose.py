@@ -112,9 +112,7 @@ class Pose2Pose(base.Method):
     mean, _ = self.encode(state, condition.poses)
     return self.decode(state, mean)
 
-  def encode(
-    self, state: TrainState, poses: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
+  def encode(self, state: TrainState, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
     codes = self.vae.apply(state.network("vae"), poses, method="encode")
     return cast(tuple[jax.Array, jax.Array], codes)
 

@@ -1,12 +1,13 @@
 """Renders the gestures of a trained run to sound files.
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
-      [--step=latest|best|N] [--template=random|INDEX|INDEX:INDEX|FILE.npz] \
+      [--step=latest|best|N] [--template=random|normal|INDEX|INDEX:INDEX|FILE.npz] \
       [--num_samples=N] [--seed=N] [--speaker=NAME] [--export=openpose,pose2img,csv]
 
 For each sound: <stem>.mp4, <stem>.npz with the poses, <stem>.png with a film strip.
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -18,14 +19,14 @@ _AUDIO = flags.DEFINE_string(
   "audio", None, "Sound file, .txt list of them, or folder.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", None, "Where the results go.", required=True
+  "output_dir", None, "Folder for the results.", required=True
 )
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
 _TEMPLATE = flags.DEFINE_string(
-  "template", "random", "random, INDEX, INDEX:INDEX (a blend) or FILE.npz."
+  "template", "random", "random, normal, INDEX, INDEX:INDEX (a blend) or FILE.npz."
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each sound.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random templates.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker whose body to move; default: the trained one."
 )
@@ -40,10 +41,10 @@ def main() -> None:
   sounds = audio_file.find_audio_files(_AUDIO.value)
 
   import sdt_jax
-  from sdt_jax.synthesis import demo, export
+  from sdt_jax import exports
+  from sdt_jax.synthesis import demo
 
-  exports = export.parse_kinds(_EXPORT.value)
-
+  kinds = exports.parse_kinds(_EXPORT.value)
   model = sdt_jax.load(_WORKDIR.value, _STEP.value, _SPEAKER.value)
   videos = demo.render_files(
     model,
@@ -52,7 +53,7 @@ def main() -> None:
     template=_TEMPLATE.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
-    exports=exports,
+    export=functools.partial(exports.export, kinds),
   )
   for video in videos:
     print(f"written: {video}")

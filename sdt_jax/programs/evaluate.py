@@ -1,10 +1,10 @@
 """Scores a trained run on a split of its data.
 
     python eval.py --workdir=DIR [--step=latest|best|N] [--split=dev] \
-      [--pose_vae=DIR] [--template=random|normal|encoder|INDEX] [--num_samples=N] \
+      [--pose_vae=DIR] [--template=random|normal|encoder|INDEX|...] [--num_samples=N] \
       [--seed=N] [--save_videos=N] [--save_npz]
 
-Prints a table, the model beside reference motions, and writes
+Prints a table that compares the model with reference motions, and writes
 DIR/eval_<split>_<step>.json.
 """
 
@@ -17,18 +17,18 @@ from sdt_jax import cli
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
 _SPLIT = flags.DEFINE_string("split", "dev", "Split of the data: dev or train.")
-_POSE_VAE = flags.DEFINE_string("pose_vae", None, "Workdir of a pose VAE, for FTD.")
+_POSE_VAE = flags.DEFINE_string("pose_vae", None, "Workdir of a pose VAE for FTD.")
 _TEMPLATE = flags.DEFINE_string(
-  "template", "random", "random, normal, encoder (of the truth) or INDEX."
+  "template",
+  "random",
+  "random, normal, encoder (of the truth), INDEX, INDEX:INDEX or FILE.npz.",
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each clip.")
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Of the templates that are drawn.", lower_bound=0
-)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SAVE_VIDEOS = flags.DEFINE_integer(
-  "save_videos", 0, "Clips to show beside the truth.", lower_bound=0
+  "save_videos", 0, "Number of clips to show beside the truth.", lower_bound=0
 )
-_SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Keep the predicted poses.")
+_SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Save the generated poses.")
 
 
 def main() -> None:

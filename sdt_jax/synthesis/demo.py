@@ -13,8 +13,7 @@ from sdt_jax.synthesis.generate import GestureModel
 from sdt_jax.templates import sources
 
 Export = Callable[[pathlib.Path, np.ndarray], object]
-"""Writes final poses (T, dims, joints) to files that begin with a path; see `exports`.
-"""
+"""Writes final poses (T, dims, joints) to files whose paths begin with a stem."""
 
 
 def render_files(
@@ -25,7 +24,7 @@ def render_files(
   template: str = "random",
   num_samples: int = 1,
   seed: int = 0,
-  exports: Sequence[Export] = (),
+  export: Export | None = None,
 ) -> list[pathlib.Path]:
   """Renders every sound, `num_samples` times.
 
@@ -41,7 +40,7 @@ def render_files(
     template: what `templates.sources` accepts.
     num_samples: renderings of each sound.
     seed: for what is drawn at random.
-    exports: also write the motion with these.
+    export: also writes the motion, for example `exports.export`.
 
   Returns:
     The videos.
@@ -62,7 +61,7 @@ def render_files(
     for path, wave, renderings in _generate(model, longest_first, chosen, seed):
       for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
         _write(stem, poses_px, wave, used)
-        for export in exports:
+        if export:
           export(stem, poses_px)
         progress.update()
       if num_samples > 1:

@@ -115,7 +115,8 @@ class GestureModel:
     for first in range(0, len(order), self.at_once):
       rows = order[first : first + self.at_once]
       batch = _batch([sounds[i] for i in rows], [codes[i] for i in rows], self.at_once)
-      batch["draw"] = np.array([(seed, i) for i in np.resize(rows, self.at_once)], "i4")
+      numbers = np.resize(rows, self.at_once)
+      batch["draw"] = np.array([(seed % 2**32, i) for i in numbers], np.uint32)
       generated = np.asarray(self._sample_px(self._state, parallel.split(batch)))
       for i, row in zip(rows, generated, strict=False):
         poses_px[i] = row[: audio.num_frames(len(sounds[i]))].astype(np.float32)

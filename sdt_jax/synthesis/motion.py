@@ -32,7 +32,7 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
   mel = poses = None
   if "mel" in method.inputs:
     mel = _mel(batch)
-    batch_size, num_frames = len(mel), audio.num_frames_under_mel(mel.shape[-1])
+    batch_size, num_frames = mel.shape[0], audio.num_frames_under_mel(mel.shape[-1])
   else:
     poses = batch["poses"]
     batch_size, num_frames = poses.shape[:2]

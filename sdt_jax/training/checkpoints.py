@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from sdt_jax.errors import UserError
 from sdt_jax.training import processes
-from sdt_jax.training.train_state import TrainState
+from sdt_jax.methods.train_state import TrainState
 
 _DELETED = "deleted"  # where Orbax moves what it would delete, and leaves it
 

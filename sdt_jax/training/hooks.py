@@ -1,4 +1,4 @@
-"""What a training run is handed from the layers above: its evaluator and its gallery."""
+"""What the layers above hand to a training run: its evaluator and its gallery."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Evaluator(Protocol):
     rows: Sequence[int],
     templates: np.ndarray | None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Generated and true final poses (n, T, dims, joints) of the clips in these rows."""
+    """Generated and true final poses (n, T, dims, joints) of these clips."""
     ...
 
 

@@ -1,10 +1,10 @@
 """Maps a per-device step over all devices; the only file that names devices and meshes.
 
 A step is written for one device: it sees its share of the batch and the axis name
-`methods.base.AXIS`. It is mapped by `jax.jit(jax.shard_map(...))` or by `jax.pmap`, with
-the same results: the state is replicated, batches and per-clip outputs are split along
-their first axis. The devices may belong to several processes (see `processes`), which
-must then all call these functions in the same order.
+`methods.base.AXIS`. It is mapped by `jax.jit(jax.shard_map(...))` or by `jax.pmap`,
+with the same results: the state is replicated, batches and per-clip outputs are split
+along their first axis. The devices may belong to several processes (see `processes`),
+which must then all call these functions in the same order.
 """
 
 import functools
@@ -111,9 +111,10 @@ def map_steps(step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]], mode: Mode)
 
   Returns:
     Function `(state, data, xs, count) -> (state, metrics)` that runs `count` steps; jit
-    donates `state`. `data` is replicated (see `replicate`) and common to all steps; `xs`
-    (K, b, ...) has one entry per step and clip, from `split(xs, axis=1)`. The metrics
-    have shape (K,); the first `count` entries are valid. Compiled once for each K.
+    donates `state`. `data` is replicated (see `replicate`) and common to all steps;
+    `xs` (K, b, ...) has one entry per step and clip, from `split(xs, axis=1)`. The
+    metrics have shape (K,); the first `count` entries are valid. Compiled once for
+    each K.
   """
   return _map(functools.partial(_steps, step), mode, (None, None, 1, None), None, (0,))
 

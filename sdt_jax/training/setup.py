@@ -1,5 +1,4 @@
-"""Everything that a run needs before its first step, checked before anything is written.
-"""
+"""Prepares a run: checks all that can be wrong before anything is written."""
 
 import dataclasses
 import functools

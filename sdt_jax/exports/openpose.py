@@ -19,6 +19,9 @@ import numpy as np
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
+# Where the videos of demo.py have the neck, in their 1280x720 pixels.
+NECK_PX = (640.0, 324.0)
+
 VERSION = 1.3
 
 # The body of OpenPose's COCO model, the default before BODY_25.
@@ -236,3 +239,32 @@ def to_keypoints_137(
   keypoints[:, :2, kp.NECK_137] = neck[:, 0]
   keypoints[:, 2, [*kp.FROM_137, kp.NECK_137]] = 1
   return keypoints
+
+
+def write_motion(
+  stem: pathlib.Path,
+  poses_px: np.ndarray,
+  neck_px: tuple[float, float] = NECK_PX,
+  scale: float = 1.0,
+) -> pathlib.Path:
+  """Writes `<stem>_openpose/` from final poses.
+
+  Args:
+    stem: path of the folder without its ending.
+    poses_px: (T, dims, joints) final poses; NaN stands for a missing point.
+    neck_px, scale: see `to_keypoints_137`.
+
+  Raises:
+    UserError: neck or scale is impossible, or the folder contains other files or cannot
+      be written.
+  """
+  if not (scale > 0 and np.isfinite([scale, *neck_px]).all()):
+    raise UserError(f"{stem}: neck {neck_px} or scale {scale} is impossible")
+  keypoints = to_keypoints_137(poses_px, neck_px, scale)
+  found = np.isfinite(keypoints).all(axis=1, keepdims=True)
+  folder = stem.with_name(f"{stem.name}_openpose")
+  try:
+    write_openpose_folder(np.where(found, keypoints, 0), folder, stem.name)
+  except OSError as e:
+    raise UserError(f"{folder}: cannot be written ({e.strerror or e})") from e
+  return folder
