@@ -19,8 +19,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure, workloads
+from sdt_jax import methods
 from sdt_jax.data import pipeline, speech2gesture
-from sdt_jax.training import experiments, parallel
+from sdt_jax.training import parallel, runs
 
 _TRAIN_STEPS = flags.DEFINE_integer(
   "train_steps", 20, "Of the training whose waiting is measured.", lower_bound=1
@@ -85,9 +86,9 @@ def _batches(split: pipeline.Split) -> list[measure.Row]:
 def _wait(split: pipeline.Split) -> measure.Row:
   """Share of the time in which a training waits for its next batch."""
   config = workloads.config("quick")
-  experiment = experiments.build(config, steps_per_epoch=1000)
-  state = parallel.replicate(experiments.init(experiment, 0, len(split)))
-  step = workloads.map_step(experiment)
+  method = methods.build(config, steps_per_epoch=1000)
+  state = parallel.replicate(runs.init_state(method, 0, len(split)))
+  step = workloads.map_step(method)
   batches = _train_batches(split, config.batch_size, config.dataset.num_threads)
 
   def send(batch):

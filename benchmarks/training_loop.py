@@ -14,6 +14,7 @@ from absl import flags
 
 from benchmarks import measure, workloads
 from sdt_jax import workdir
+from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.synthesis import samples
 from sdt_jax.training import loop
 
@@ -53,7 +54,7 @@ def _train(folder: pathlib.Path, name: str, fields: dict) -> list[dict]:
     }
   )
   path = folder / name
-  loop.train(config, path, samples.Gallery)
+  loop.train(config, path, Evaluator, samples.Gallery)
   lines = workdir.read_metrics(path)
   return [line for line in lines if line["split"] == "train"][1:]
 

@@ -18,9 +18,10 @@ import jax
 from absl import flags
 
 from benchmarks import measure, workloads
+from sdt_jax import methods
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
-from sdt_jax.training import experiments, parallel
+from sdt_jax.training import parallel, runs
 
 _EXPERIMENTS = flags.DEFINE_list(
   "experiments", "sdt_bp,sdt_vae,s2g,pose2pose", "Files in configs/."
@@ -91,10 +92,10 @@ def _config(case: _Case) -> Config:
 
 def _prepare(case: _Case) -> _Step:
   parallel.check_batch_size(case.batch_size)
-  experiment = experiments.build(_config(case), steps_per_epoch=1000)
-  state = parallel.replicate(experiments.init(experiment, 0, _NUM_CLIPS))
+  method = methods.build(_config(case), steps_per_epoch=1000)
+  state = parallel.replicate(runs.init_state(method, 0, _NUM_CLIPS))
   batch = parallel.split(workloads.block(case.batch_size), axis=1)
-  step = workloads.map_step(experiment)
+  step = workloads.map_step(method)
   lowered = step.lower(state, (), batch, 1)
   start = time.perf_counter()
   compiled = lowered.compile()

@@ -1,25 +1,26 @@
-"""What the benchmarks work on: made up, the same in every run."""
+"""Synthetic workloads of the benchmarks; the same in every run."""
 
 import ast
 import concurrent.futures
 import csv
 import functools
-import importlib
 import pathlib
 
 import jax
 import numpy as np
 from absl import flags
 
-from sdt_jax import audio, pose, speakers, workdir
+from sdt_jax import audio, methods, pose, speakers, workdir
+from sdt_jax import config as config_lib
 from sdt_jax import keypoints as kp
 from sdt_jax.config import Config
 from sdt_jax.data import synthetic_speaker
 from sdt_jax.errors import UserError
-from sdt_jax.training import checkpoints, experiments, parallel
+from sdt_jax.methods import base
+from sdt_jax.training import checkpoints, parallel, runs
 
 NUM_CLIPS = flags.DEFINE_integer(
-  "num_clips", 600, "Of the made-up data pack.", lower_bound=2
+  "num_clips", 600, "Number of clips in the synthetic data pack.", lower_bound=2
 )
 _SET = flags.DEFINE_multi_string("set", [], "Config fields to change: FIELD=VALUE.")
 
@@ -29,18 +30,18 @@ _CLIPS_PER_VIDEO = 50
 
 
 def config(name: str) -> Config:
-  """That of `configs/<name>.py`, with the fields of `--set`.
+  """The config `configs/<name>.py` with the fields of `--set`.
 
   Raises:
     UserError: there is no such file or field, or the value is of another type.
   """
   try:
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = config_lib.experiment(name)
     fields = dict(item.split("=", 1) for item in _SET.value)
     config.update_from_flattened_dict(
       {field: ast.literal_eval(value) for field, value in fields.items()}
     )
-  except (ImportError, KeyError, TypeError, ValueError, SyntaxError) as e:
+  except (KeyError, TypeError, ValueError, SyntaxError) as e:
     raise UserError(f"configs/{name}.py with --set={' '.join(_SET.value)}: {e}") from e
   return config
 
@@ -86,25 +87,29 @@ def speech(seconds: float) -> np.ndarray:
 
 
 def motion(num_frames: int) -> np.ndarray:
-  """(num_frames, 2, 121) final poses."""
+  """Final poses (num_frames, dims, joints)."""
   performance = _perform(0, num_frames)
   poses_px = pose.from_keypoints_137(performance.keypoints)
-  detected = np.ones((num_frames, kp.NUM_KEYPOINTS), bool)
+  detected = np.ones((num_frames, kp.UPPER_BODY.num_joints), bool)
   table = speakers.from_poses(SPEAKER, poses_px, detected).table(hierarchical=False)
   return (poses_px * table.scale_factor).astype(np.float32)
 
 
-def map_step(experiment: experiments.Experiment):
-  """`parallel.map_steps` of its training step, for batches that are sent to it."""
-  step = experiments.train_step(experiment)
-  return parallel.map_steps(lambda state, data, x: step(state, x), "jit")
+def map_step(method: base.Method):
+  """`parallel.map_steps` of a method's training step, for batches that are sent."""
+
+  def step(state, data, batch):
+    del data
+    return method.train_step(state, batch, base.step_key(0, state.step))
+
+  return parallel.map_steps(step, "jit")
 
 
 def block(size: int) -> dict[str, np.ndarray]:
   """A training batch of noise, as a block of one step: arrays (1, size, ...)."""
   rng = np.random.default_rng(0)
   samples = audio.num_samples(audio.CLIP_FRAMES)
-  poses_shape = (1, size, audio.CLIP_FRAMES, 2, kp.NUM_KEYPOINTS)
+  poses_shape = (1, size, *base.CLIP_SHAPE)
   return {
     "audio": rng.uniform(-0.5, 0.5, (1, size, samples)).astype(np.float32),
     "poses": rng.normal(size=poses_shape).astype(np.float32),
@@ -114,8 +119,8 @@ def block(size: int) -> dict[str, np.ndarray]:
 
 def untrained_run(path: pathlib.Path, config: Config, num_clips: int = 100) -> None:
   """Makes the workdir of a run that has not trained yet, with random templates."""
-  experiment = experiments.build(config, steps_per_epoch=1)
-  state = experiments.init(experiment, config.seed, num_clips)
+  method = methods.build(config, steps_per_epoch=1)
+  state = runs.init_state(method, config.seed, num_clips)
   templates = state.params["templates"]
   drawn = jax.random.normal(jax.random.key(0), templates.shape)
   state = state.replace(params=state.params | {"templates": drawn})

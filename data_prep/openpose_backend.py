@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sdt_jax.errors import UserError
-from sdt_jax.interop import openpose
+from sdt_jax.exports import openpose
 
 from . import workspace
 from .detection import Detection, Origin

@@ -217,7 +217,7 @@ def check(config: Config) -> None:
   values = flatten(config)
   for name in values.keys() - BY_NAME.keys():
     if not any(field.startswith(f"{name}.") for field in BY_NAME):
-      raise UserError(f"config.{name} is no field; {_SEE_FIELDS}")
+      raise UserError(f"config.{name} is not a field; {_SEE_FIELDS}")
   for name, field in BY_NAME.items():
     if name not in values:
       section = next((n for n in values if name.startswith(f"{n}.")), None)

@@ -8,7 +8,7 @@ import numpy as np
 from data_prep import rules
 from data_prep.options import Options
 from sdt_jax import keypoints as kp
-from sdt_jax.interop import openpose
+from sdt_jax.exports import openpose
 
 WIDTH, HEIGHT = 160, 90
 RATE = 16_000

@@ -20,10 +20,10 @@ import soundfile
 import tiny
 
 from data_prep import prepare
-from sdt_jax import workdir
+from sdt_jax import methods, workdir
 from sdt_jax.data import pipeline
 from sdt_jax.interop import original, torch_zip
-from sdt_jax.training import experiments, runs
+from sdt_jax.training import runs, setup
 from sdt_jax.training.checkpoints import Checkpoints
 
 Spoil = Callable[[pathlib.Path], object]  # changes the material in a folder
@@ -645,15 +645,15 @@ def _write_run(folder: pathlib.Path, name: str, config) -> None:
   """A workdir as a training leaves it after 3 steps, untrained."""
   config = config.copy_and_resolve_references()
   config.dataset.data_dir = str(folder / "data")
-  built = experiments.build_data(config)
+  built = setup.build_data(config)
   source = pipeline.open_split(
     built.sources["train"], built.statistics, hierarchical=True
   )
   clips = [source.clip_id(i) for i in range(len(source))]
   config.dataset.data_dir = "data"
   workdir.create(folder / name, config, built.statistics, clips)
-  experiment = experiments.build(config, steps_per_epoch=2)
-  state = experiments.init(experiment, 0, len(clips))
+  method = methods.build(config, steps_per_epoch=2)
+  state = runs.init_state(method, 0, len(clips))
   saved = Checkpoints(folder / name / workdir.CHECKPOINTS, "l1")
   meta = {"epoch": 1, "num_clips": len(clips)}
   saved.save(state.replace(step=state.step + 3), meta, {})

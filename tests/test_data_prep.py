@@ -30,7 +30,7 @@ from sdt_jax import audio, pose, speakers
 from sdt_jax import keypoints as kp
 from sdt_jax.data import pack
 from sdt_jax.errors import UserError
-from sdt_jax.interop import openpose
+from sdt_jax.exports import openpose
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from data_prep import (
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
-from sdt_jax.interop import openpose
+from sdt_jax.exports import openpose
 
 
 def _ffmpeg(*arguments):

@@ -11,11 +11,13 @@ import tiny
 from sdt_jax import audio
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
+from sdt_jax.evaluation import registry, scoring
 from sdt_jax.evaluation import run as evaluation
-from sdt_jax.evaluation import scoring, template_source
-from sdt_jax.evaluation.loop import Evaluator, draw_templates
+from sdt_jax.evaluation.evaluator import Evaluator
+from sdt_jax.methods.base import Condition
 from sdt_jax.synthesis import samples
-from sdt_jax.training import experiments, loop, runs, voice2pose
+from sdt_jax.templates import sources
+from sdt_jax.training import runs, setup
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def data_dir(tmp_path_factory):
 def _train(path, data_dir, **fields):
   config = tiny.config(data_dir, num_epochs=1, **fields)
   config.log.video_every_epochs = 0
-  loop.train(config, path, samples.Gallery)
+  tiny.train(config, path)
   return path
 
 
@@ -54,7 +56,7 @@ def s2g(tmp_path_factory, data_dir):
 
 
 def _dev(run):
-  built = experiments.build_data(run.config)
+  built = setup.build_data(run.config)
   hierarchical = run.config.pose.hierarchical
   return pipeline.open_split(
     built.sources["dev"], run.speaker, hierarchical=hierarchical
@@ -65,27 +67,26 @@ def _truth_px(run):
   return evaluation.clips_px(run, _dev(run), np.arange(5))
 
 
-def test_eight_devices_predict_like_one(sdt):
+def test_eight_devices_generate_like_one(sdt):
   run = runs.load(sdt)
   split = _dev(run)
-  templates = draw_templates(run.state, len(split), seed=0)
-  evaluator = Evaluator(
-    run.experiment, run.speaker.table(True), hierarchical=True, batch_size=8
-  )
+  templates = sources.draw_random(run.method.bank(run.state), len(split), seed=0)
+  evaluator = Evaluator(run.method, run.table, run.config)
   assert jax.device_count() == 8
   batch = split.read(np.arange(len(split)))
-  poses = voice2pose.predict(
-    run.experiment,
+  mel = audio.mel_spectrogram(batch["audio"])
+  poses = run.method.sample(
     jax.device_put(run.state, jax.devices()[0]),
-    audio.mel_spectrogram(batch["audio"]),
-    templates,
+    Condition(mel=mel, template=templates),
     audio.CLIP_FRAMES,
+    jax.random.split(jax.random.key(0), len(split)),
   )
-  one = evaluation.pose.to_final(np.asarray(poses), run.speaker.table(True), True)
-  many = evaluator.predict(run.state, split, templates)
+  one = evaluation.pose.to_final(np.asarray(poses), run.table, True)
+  many = evaluator.generate(run.state, split, templates)
   np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-2)  # pixels
   scores = evaluator.scores(run.state, split, templates)
-  alone = scoring.in_chunks(jax.jit(scoring.metrics.per_clip), one, _truth_px(run))
+  alone = registry.per_clip(one, _truth_px(run), np.asarray(poses), batch["poses"])
+  alone["l1"] = alone.pop("l1_regression")
   for name, values in alone.items():
     assert scores[name].mean() == pytest.approx(values.mean(), rel=1e-5), name
 
@@ -93,12 +94,9 @@ def test_eight_devices_predict_like_one(sdt):
 def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
   run, pose_vae = runs.load(sdt), runs.load(vae)
   truth_px = _truth_px(run)
+  onsets = [np.array([0.5, 1.0])] * 5
   clips = scoring.Clips(
-    truth_px,
-    _dev(run).read(np.arange(5))["audio"],
-    np.ones(4),
-    run.speaker.table(True),
-    hierarchical=True,
+    truth_px, registry.Sounds(onsets, np.ones(4)), run.table, hierarchical=True
   )
   scorer = scoring.Scorer(clips, pose_vae)
   assert scorer.score(truth_px)["ftd"].value == pytest.approx(0, abs=1e-4)
@@ -170,19 +168,10 @@ def test_videos_and_poses_are_kept_on_request(sdt):
     assert arrays["poses_gt_batch"].shape == (5, 64, 2, 121)
 
 
-@pytest.mark.parametrize("spec", ["random", "normal", "encoder", "3"])
-def test_templates_come_from_where_they_are_asked_for(sdt, vae, spec):
-  run, pose_vae = runs.load(sdt), runs.load(vae)
-  truth_px = _truth_px(run)
-  first, second = template_source.choose(run, spec, 2, 0, truth_px, pose_vae)
-  assert first.shape == second.shape == (5, 4)
-  again = template_source.choose(run, spec, 1, 0, truth_px, pose_vae)[0]
-  np.testing.assert_array_equal(first, again)
-  if spec in ("random", "normal"):
-    assert np.abs(first - second).max() > 0
-  if spec == "3":
-    bank = np.asarray(run.state.templates())
-    np.testing.assert_array_equal(first, np.repeat(bank[3:4], 5, axis=0))
+def test_the_encoder_gives_each_clip_the_template_of_its_truth(sdt, vae):
+  result = _result(sdt, evaluation.Options(template="encoder", pose_vae=str(vae)))
+  drawn = _result(sdt, evaluation.Options(pose_vae=str(vae)))
+  assert result["metrics"]["l2"] != drawn["metrics"]["l2"]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +193,10 @@ def test_bad_options_are_named(sdt, change, complaint):
 
 
 def test_a_gesture_model_is_no_pose_vae(sdt, s2g, data_dir, tmp_path):
-  with pytest.raises(UserError, match="not a pose VAE"):
+  with pytest.raises(UserError, match="has no encoder"):
     evaluation.evaluate_run(sdt, evaluation.Options(pose_vae=str(s2g)))
   fields = {"template.kind": "vae", "template.pose_vae": str(s2g)}
-  with pytest.raises(UserError, match="not a pose VAE"):
+  with pytest.raises(UserError, match="has no encoder"):
     _train(tmp_path / "w", data_dir, **fields)
 
 
@@ -236,10 +225,10 @@ def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_p
   }
   config = tiny.config(data_dir, num_epochs=1, **fields)
   with pytest.raises(UserError, match=r"discriminator.*pretrained_partial"):
-    loop.train(config, tmp_path / "w", samples.Gallery, pretrained=str(s2g))
+    tiny.train(config, tmp_path / "w", pretrained=str(s2g))
   config.pretrained_partial = True
   config.optimizer.learning_rate = 1e-12
-  loop.train(config, tmp_path / "w", samples.Gallery, pretrained=str(s2g))
+  tiny.train(config, tmp_path / "w", pretrained=str(s2g))
   ours, theirs = runs.load(tmp_path / "w").state, runs.load(s2g).state
   assert set(ours.params) == {"generator"}
   jax.tree.map(

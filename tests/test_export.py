@@ -6,20 +6,17 @@ import json
 import numpy as np
 import pytest
 
+from sdt_jax import exports, pose
 from sdt_jax import keypoints as kp
-from sdt_jax import pose
 from sdt_jax.errors import UserError
-from sdt_jax.interop import openpose
-from sdt_jax.synthesis import export
+from sdt_jax.exports import csv_table, openpose, pose2img
 
 POSES = np.random.default_rng(0).uniform(-300, 300, (6, 2, 121)).astype(np.float32)
 
 
 def test_openpose_comes_back_about_the_neck(tmp_path):
   neck, scale = (822.0, 357.5), 0.85
-  (folder,) = export.export(
-    ["openpose"], tmp_path / "speech", POSES, neck_px=neck, scale=scale
-  )
+  folder = openpose.write_motion(tmp_path / "speech", POSES, neck, scale)
   assert folder.name == "speech_openpose"
   assert sorted(f.name for f in folder.iterdir())[0] == (
     "speech_000000000000_keypoints.json"
@@ -34,7 +31,7 @@ def test_openpose_has_zeros_where_there_is_no_point(tmp_path):
   poses = POSES.copy()
   poses[2, :, kp.LEFT_WRIST] = np.nan
   poses[3, 0, kp.LEFT_WRIST] = np.nan
-  (folder,) = export.export(["openpose"], tmp_path / "a", poses)
+  (folder,) = exports.export(["openpose"], tmp_path / "a", poses)
   keypoints = openpose.read_openpose_folder(folder)
   absent = set(range(137)) - {*kp.FROM_137, kp.NECK_137}
   assert not keypoints[:, :, sorted(absent)].any()
@@ -51,7 +48,7 @@ def test_openpose_has_zeros_where_there_is_no_point(tmp_path):
 
 
 def test_pose2img_has_the_key_that_the_renderer_reads(tmp_path):
-  (path,) = export.export(["pose2img"], tmp_path / "a.b", POSES)
+  (path,) = exports.export(["pose2img"], tmp_path / "a.b", POSES)
   assert path.name == "a.b_pose2img.npz"
   with np.load(path, allow_pickle=False) as arrays:
     assert arrays.files == ["poses_pred_batch"]
@@ -61,7 +58,7 @@ def test_pose2img_has_the_key_that_the_renderer_reads(tmp_path):
 def test_csv_has_named_columns(tmp_path):
   poses = POSES.copy()
   poses[1, :, 0] = np.nan
-  (path,) = export.export(["csv"], tmp_path / "a", poses)
+  (path,) = exports.export(["csv"], tmp_path / "a", poses)
   with path.open(newline="") as f:
     rows = list(csv.DictReader(f))
   assert len(rows) == 6
@@ -77,17 +74,17 @@ def test_csv_has_named_columns(tmp_path):
 
 
 def test_all_kinds_at_once_in_their_order(tmp_path):
-  kinds = export.parse_kinds("csv, openpose,pose2img")
-  names = [path.name for path in export.export(kinds, tmp_path / "new" / "a", POSES)]
+  kinds = exports.parse_kinds("csv, openpose,pose2img")
+  names = [path.name for path in exports.export(kinds, tmp_path / "new" / "a", POSES)]
   assert names == ["a.csv", "a_openpose", "a_pose2img.npz"]
   assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(names)
-  assert export.export((), tmp_path / "a", POSES) == []
-  assert export.parse_kinds("") == ()
+  assert exports.export((), tmp_path / "a", POSES) == []
+  assert exports.parse_kinds("") == ()
 
 
 def test_an_export_replaces_an_earlier_one(tmp_path):
   for poses in (POSES, POSES[:2]):
-    export.export(export.KINDS, tmp_path / "a", poses)
+    exports.export(exports.EXPORTS, tmp_path / "a", poses)
   assert len(openpose.frame_files(tmp_path / "a_openpose")) == 2
 
 
@@ -95,27 +92,66 @@ def test_an_unknown_kind_is_named():
   with pytest.raises(
     UserError, match="--export=csv,bvh: unknown 'bvh'; known: openpose"
   ):
-    export.parse_kinds("csv,bvh")
+    exports.parse_kinds("csv,bvh")
 
 
 @pytest.mark.parametrize(
   ("kwargs", "complaint"),
   [
     ({"poses_px": POSES[0]}, r"shape \(2, 121\), expected \(T, 2, 121\)"),
-    ({"scale": 0}, "scale 0"),
-    ({"neck_px": (np.nan, 0)}, "neck"),
     ({"kinds": ["bvh"]}, "unknown 'bvh'"),
   ],
 )
 def test_what_cannot_be_exported_is_named(tmp_path, kwargs, complaint):
-  good = {"kinds": export.KINDS, "stem": tmp_path / "a", "poses_px": POSES}
+  good = {"kinds": exports.EXPORTS, "stem": tmp_path / "a", "poses_px": POSES}
   with pytest.raises(UserError, match=complaint):
-    export.export(**(good | kwargs))
+    exports.export(**(good | kwargs))
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", export.KINDS)
+@pytest.mark.parametrize(
+  ("neck", "scale", "complaint"),
+  [((0, 0), 0, "scale 0"), ((np.nan, 0), 1, "neck")],
+)
+def test_an_impossible_place_is_named(tmp_path, neck, scale, complaint):
+  with pytest.raises(UserError, match=complaint):
+    openpose.write_motion(tmp_path / "a", POSES, neck, scale)
+  assert not list(tmp_path.iterdir())
+
+
+def _read_openpose(path):
+  return pose.from_keypoints_137(openpose.read_openpose_folder(path))
+
+
+READERS = {
+  "openpose": _read_openpose,
+  "pose2img": pose2img.read,
+  "csv": csv_table.read,
+}
+
+
+@pytest.mark.parametrize("kind", exports.EXPORTS)
+def test_what_is_written_is_read(tmp_path, kind):
+  (path,) = exports.export([kind], tmp_path / "a", POSES)
+  np.testing.assert_allclose(READERS[kind](path), POSES, atol=2e-3)
+
+
+def test_missing_points_of_a_table_are_read(tmp_path):
+  poses = POSES.copy()
+  poses[1, :, 3] = np.nan
+  (path,) = exports.export(["csv"], tmp_path / "a", poses)
+  np.testing.assert_array_equal(np.isnan(csv_table.read(path)), np.isnan(poses))
+
+
+@pytest.mark.parametrize("text", ["", "frame,time_s\n0,0\n", "a,b\n1,x\n"])
+def test_another_table_is_refused(tmp_path, text):
+  (tmp_path / "a.csv").write_text(text)
+  with pytest.raises(UserError, match=r"a\.csv: not a table of motion"):
+    csv_table.read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("kind", exports.EXPORTS)
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, kind):
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="cannot be written"):
-    export.export([kind], tmp_path / "file" / "a", POSES)
+    exports.export([kind], tmp_path / "file" / "a", POSES)

@@ -22,15 +22,15 @@ import soundfile
 import tiny
 from hypothesis import strategies as st
 
-from configs import common
 from data_prep import media, workspace
-from sdt_jax import audio_file, speakers, workdir
+from sdt_jax import audio_file, methods, speakers, workdir
+from sdt_jax import config as config_lib
 from sdt_jax.data import pack
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import report
-from sdt_jax.interop import openpose, original, torch_file, torch_zip
-from sdt_jax.synthesis import templates
-from sdt_jax.training import experiments
+from sdt_jax.exports import openpose
+from sdt_jax.interop import original, torch_file, torch_zip
+from sdt_jax.templates import sources
 
 EXAMPLES = 150
 # The same examples in every run.
@@ -60,7 +60,7 @@ def _workdir(path: pathlib.Path) -> None:
 
 
 def _read_config(path: pathlib.Path) -> None:
-  experiments.build(workdir.read_config(path.parent), steps_per_epoch=3)
+  methods.build(workdir.read_config(path.parent), steps_per_epoch=3)
 
 
 def _checkpoint(path: pathlib.Path) -> None:
@@ -72,10 +72,10 @@ def _checkpoint(path: pathlib.Path) -> None:
 def _take_over(content: Any) -> None:
   """The way of a .pth file up to the config of the run."""
   model = original.parse(content).model
-  config = common.get_config()
+  config = config_lib.default()
   original.kind(model)
   config.update_from_flattened_dict(original.config_fields(model, config))
-  experiments.check(config)
+  methods.check(config)
 
 
 _TENSORS = [
@@ -112,7 +112,7 @@ READERS = {
   "template": Reader(
     "a.npz",
     lambda path: np.savez(path, template=np.ones((2, 4))),
-    lambda path: templates.choose(str(path), np.zeros((3, 4), np.float32), 2, 0),
+    lambda path: sources.choose(str(path), np.zeros((3, 4), np.float32)),
   ),
   "OpenPose JSON": Reader(
     "a_0_keypoints.json",

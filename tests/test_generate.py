@@ -14,10 +14,10 @@ import pytest
 import tiny
 
 import sdt_jax
-from sdt_jax import audio, pose, speakers, workdir
+from sdt_jax import audio, methods, pose, speakers, workdir
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis.generate import GestureModel, bucket
-from sdt_jax.training import experiments, runs
+from sdt_jax.training import runs
 from sdt_jax.training.checkpoints import Checkpoints
 
 RATE = audio.SAMPLE_RATE
@@ -32,10 +32,10 @@ def _compile_fast():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-def _state(experiment):
+def _state(method):
   """Random numbers in the place of trained ones."""
   rng = np.random.default_rng(0)
-  init = functools.partial(experiments.init, experiment, 0, NUM_CLIPS)
+  init = functools.partial(runs.init_state, method, 0, NUM_CLIPS)
 
   def fill(leaf):
     spread = 0.1 if leaf.ndim < 3 else (2 / np.prod(leaf.shape[:-1])) ** 0.5
@@ -54,7 +54,7 @@ def _save(path, **fields) -> None:
   clips = [f"clip{i}" for i in range(NUM_CLIPS)]
   workdir.create(path, config, speakers.published("kubinec"), clips)
   saved = Checkpoints(path / workdir.CHECKPOINTS, "lip_sync")
-  state = _state(experiments.build(config, steps_per_epoch=1))
+  state = _state(methods.build(config, steps_per_epoch=1))
   saved.save(state, {"epoch": 3, "num_clips": NUM_CLIPS}, {"lip_sync": 1.0})
   saved.close()
 
@@ -75,9 +75,9 @@ def model(path) -> GestureModel:
 def without_templates(path) -> GestureModel:
   run = runs.load(path)
   config = tiny.config("data", **{"template.kind": "none"})
-  experiment = experiments.build(config, steps_per_epoch=1)
-  lacking = runs.Run(config, run.speaker, experiment, _state(experiment), 12, 3)
-  return GestureModel(lacking, experiment, run.speaker)
+  method = methods.build(config, steps_per_epoch=1)
+  lacking = runs.Run(path, config, run.speaker, method, _state(method), 12, 3)
+  return GestureModel(lacking, run.speaker)
 
 
 def _sound(frames: int, extra: int = 1) -> np.ndarray:
@@ -93,7 +93,7 @@ def _whole_clip() -> np.ndarray:
 
 def test_the_loaded_model_is_the_saved_one(path, model):
   assert model.step == 12
-  state = _state(experiments.build(tiny.config("data"), steps_per_epoch=1))
+  state = _state(methods.build(tiny.config("data"), steps_per_epoch=1))
   np.testing.assert_array_equal(model.bank, state.params["templates"])
   assert sdt_jax.load(str(path), step="best").step == 12
 
@@ -111,7 +111,7 @@ def test_poses_are_those_of_the_network(path, model, frames):
   run = runs.load(path)
   sound = _sound(frames)
   mel = audio.mel_spectrogram(jnp.asarray(audio.fit_to_frames(sound, frames)[None]))
-  poses_norm = run.experiment.generator.apply(
+  poses_norm = run.method.generator.apply(
     jax.device_get(run.state.network("generator")), mel, model.bank[3:4], frames
   )
   table = speakers.published("kubinec").hierarchical
@@ -325,15 +325,15 @@ def test_a_workdir_of_another_architecture(path, tmp_path):
     sdt_jax.load(copied)
 
 
-def test_a_config_that_lacks_a_field(path, tmp_path):
+def test_a_config_with_an_unknown_field(path, tmp_path):
   copied = shutil.copytree(path, tmp_path / "workdir")
   text = (copied / workdir.CONFIG).read_text()
   (copied / workdir.CONFIG).write_text(text.replace('"norm"', '"norms"'))
-  with pytest.raises(UserError, match=r"generator\.norm is missing"):
+  with pytest.raises(UserError, match=r"config\.generator\.norms is not a field"):
     sdt_jax.load(copied)
 
 
 def test_a_pose_vae_makes_no_gestures(tmp_path):
   _save(tmp_path / "workdir", experiment="pose2pose")
-  with pytest.raises(UserError, match="holds a pose VAE, which knows no sound"):
+  with pytest.raises(UserError, match="is a pose VAE, which takes no audio"):
     sdt_jax.load(tmp_path / "workdir")

@@ -8,18 +8,25 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# From the bottom up; a module may import its own layer and those below it. What is
-# not named here counts as a program.
+# From the bottom up; a module may import its own layer and those below it.
 LAYERS = (
   {"sdt_jax." + m for m in ("errors", "keypoints", "pose", "speakers", "audio")}
   | {"sdt_jax." + m for m in ("audio_file", "files", "config", "workdir", "cli")},
   {"sdt_jax.models"},
-  {"sdt_jax.data", "sdt_jax.training", "sdt_jax.evaluation", "sdt_jax.interop"},
+  {"sdt_jax.methods"},
+  {"sdt_jax.templates", "sdt_jax.data"},
+  {"sdt_jax.training"},
   {"sdt_jax.synthesis"},
-  # `python -m sdt_jax.evaluation.report` is a program, whatever its folder.
-  {"sdt_jax", "sdt_jax.evaluation.report"}
-  | {"configs", "train", "eval", "demo", "data_prep", "benchmarks"},
+  {"sdt_jax.evaluation"},
+  {"sdt_jax.exports", "sdt_jax.interop"},
+  {"sdt_jax", "configs", "train", "eval", "demo", "data_prep", "benchmarks"},
 )
+
+# Packages of one layer that must not import each other.
+APART = [
+  {"sdt_jax.templates", "sdt_jax.data"},
+  {"sdt_jax.exports", "sdt_jax.interop"},
+]
 
 # Outside library -> the only modules that may know it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.
@@ -111,6 +118,22 @@ def test_imports_point_down(module):
     assert other is None or other <= own, f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("pair", APART, ids=lambda pair: " and ".join(sorted(pair)))
+def test_neighbours_do_not_know_each_other(pair):
+  for module in SOURCES:
+    own = {package for package in pair if _within(module, package)}
+    for other in pair - own if own else ():
+      strangers = {name for name in _imports(module) if _within(name, other)}
+      assert not strangers, module
+
+
+def test_only_the_registry_knows_methods_by_name():
+  for module in SOURCES:
+    if not _within(module, "sdt_jax.methods"):
+      known = {name.rsplit(".", 1)[-1] for name in _imports(module)}
+      assert not known & {"voice2pose", "pose2pose", "Voice2Pose", "Pose2Pose"}, module
+
+
 @pytest.mark.parametrize("library", sorted(OWNERS))
 def test_outside_libraries_stay_behind_their_owner(library):
   users = {m for m in SOURCES if any(_within(name, library) for name in _uses(m))}
@@ -124,7 +147,7 @@ def test_models_and_steps_do_not_know_the_config():
   knowing = {
     m
     for m in SOURCES
-    if m.startswith(("sdt_jax.models", "sdt_jax.data", "sdt_jax.synthesis"))
+    if m.startswith(tuple(f"sdt_jax.{p}" for p in ("models", "data", "synthesis")))
     and any(_within(name, "ml_collections") for name in _imports(m))
   }
   assert not knowing

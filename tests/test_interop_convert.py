@@ -21,8 +21,8 @@ import sdt_jax
 from sdt_jax import audio_file, speakers, workdir
 from sdt_jax.errors import UserError
 from sdt_jax.interop import convert, names, original, torch_file, torch_zip
-from sdt_jax.synthesis import demo
-from sdt_jax.training import experiments, pose2pose, runs, voice2pose
+from sdt_jax.synthesis import demo, motion
+from sdt_jax.training import runs
 
 EPOCH, STEP, CLIPS = 3, 30, 5
 KINDS = ("sdt_bp", "sdt_vae", "s2g", "pose2pose")
@@ -38,8 +38,8 @@ def small_config(kind: str):
 
 def random_state(config, seed: int = 0):
   """A state in which every number is another, moments of Adam included."""
-  experiment = experiments.build(config, steps_per_epoch=1)
-  shapes = jax.eval_shape(lambda: experiments.init(experiment, 0, CLIPS))
+  method = methods.build(config, steps_per_epoch=1)
+  shapes = jax.eval_shape(lambda: runs.init_state(method, 0, CLIPS))
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
@@ -190,11 +190,10 @@ def test_an_imported_generator_gives_the_golden_poses(golden_run, kind):
     golden_run(f"voice2pose_{kind}_model"),
     golden.load(f"generator_{kind}"),
   )
-  predict = jax.jit(
-    functools.partial(voice2pose.predict, run.experiment), static_argnums=3
-  )
-  code = recorded["code"] if kind == "sdt_bp" else None
-  poses = predict(run.state, golden.load("mel")["mel"], code, 64)
+  batch = {"mel": golden.load("mel")["mel"]}
+  if kind == "sdt_bp":
+    batch["template"] = recorded["code"]
+  poses = jax.jit(functools.partial(motion.sample, run.method))(run.state, batch)
   assert golden.relative_error(poses, recorded["poses_eval"]) < 1e-4
   if kind == "sdt_bp":
     bank = golden.recipe("clips_code", (10, 32))
@@ -203,9 +202,9 @@ def test_an_imported_generator_gives_the_golden_poses(golden_run, kind):
 
 def test_an_imported_pose_vae_gives_the_golden_codes(golden_run):
   run, recorded = golden_run("pose2pose"), golden.load("autoencoder")
-  mean, log_var = pose2pose.encode(run.experiment, run.state, recorded["poses"])
+  mean, log_var = run.method.encode(run.state, recorded["poses"])
   vae = run.state.network("vae")
-  decoded = run.experiment.vae.apply(vae, recorded["z"], method="decode")
+  decoded = run.method.vae.apply(vae, recorded["z"], method="decode")
   assert golden.relative_error(mean, recorded["mu_eval"]) < 1e-4
   assert golden.relative_error(log_var, recorded["logvar_eval"]) < 1e-4
   assert golden.relative_error(decoded, recorded["decoded_eval"]) < 1e-4

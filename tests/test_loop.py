@@ -13,8 +13,7 @@ import sdt_jax
 from sdt_jax import audio, workdir
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import run as evaluation
-from sdt_jax.synthesis import samples
-from sdt_jax.training import loop, runs
+from sdt_jax.training import runs
 
 
 class _NoGallery:
@@ -42,7 +41,7 @@ def data_dir(tmp_path_factory):
 def trained(tmp_path_factory, data_dir):
   """Workdir of a run of two epochs of two steps."""
   path = tmp_path_factory.mktemp("run") / "workdir"
-  loop.train(tiny.config(data_dir), path, _NoGallery)
+  tiny.train(tiny.config(data_dir), path, _NoGallery)
   return path
 
 
@@ -79,25 +78,25 @@ def test_a_workdir_describes_itself(trained):
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(trained, data_dir, tmp_path):
-  loop.train(tiny.config(data_dir, num_epochs=1), tmp_path / "w", _NoGallery)
-  loop.train(tiny.config(data_dir), tmp_path / "w", _NoGallery)
+  tiny.train(tiny.config(data_dir, num_epochs=1), tmp_path / "w", _NoGallery)
+  tiny.train(tiny.config(data_dir), tmp_path / "w", _NoGallery)
   _equal(runs.load(tmp_path / "w").state, runs.load(trained).state)
   assert _timeless(tmp_path / "w") == _timeless(trained)
 
 
 def test_a_finished_run_is_left_as_it_is(trained, data_dir):
   before = _lines(trained)
-  loop.train(tiny.config(data_dir), trained, _NoGallery)
+  tiny.train(tiny.config(data_dir), trained, _NoGallery)
   assert _lines(trained) == before
 
 
 def test_the_seed_decides(trained, data_dir, tmp_path):
-  loop.train(tiny.config(data_dir, seed=1), tmp_path / "w", _NoGallery)
+  tiny.train(tiny.config(data_dir, seed=1), tmp_path / "w", _NoGallery)
   assert _lines(tmp_path / "w")[0]["loss"] != _lines(trained)[0]["loss"]
 
 
 def test_pmap_trains_like_jit(trained, data_dir, tmp_path):
-  loop.train(tiny.config(data_dir, parallel="pmap"), tmp_path / "w", _NoGallery)
+  tiny.train(tiny.config(data_dir, parallel="pmap"), tmp_path / "w", _NoGallery)
   for ours, theirs in zip(_lines(tmp_path / "w"), _lines(trained), strict=True):
     assert ours["l1"] == pytest.approx(theirs["l1"], rel=1e-3)
 
@@ -105,7 +104,7 @@ def test_pmap_trains_like_jit(trained, data_dir, tmp_path):
 def test_another_config_is_refused_by_name(trained, data_dir):
   config = tiny.config(data_dir, **{"generator.channels": 16})
   with pytest.raises(UserError, match=r"generator.channels \(8 -> 16\)"):
-    loop.train(config, trained, _NoGallery)
+    tiny.train(config, trained, _NoGallery)
 
 
 def test_other_clips_are_refused(trained, data_dir, tmp_path):
@@ -117,10 +116,10 @@ def test_other_clips_are_refused(trained, data_dir, tmp_path):
   (trained / workdir.CONFIG).write_text(json.dumps(stored))
   try:
     with pytest.raises(UserError, match="24 clips"):
-      loop.train(config, trained, _NoGallery)
+      tiny.train(config, trained, _NoGallery)
   finally:
     (trained / workdir.CONFIG).write_text(original)
-    loop.train(tiny.config(data_dir), trained, _NoGallery)
+    tiny.train(tiny.config(data_dir), trained, _NoGallery)
 
 
 def test_as_many_other_clips_are_refused(trained, data_dir):
@@ -128,7 +127,7 @@ def test_as_many_other_clips_are_refused(trained, data_dir):
   (trained / workdir.CLIPS).write_text(original.replace("ada/0-0-64", "ada/9-0-64"))
   try:
     with pytest.raises(UserError, match="training clip 0 is ada/0-0-64"):
-      loop.train(tiny.config(data_dir, num_epochs=3), trained, _NoGallery)
+      tiny.train(tiny.config(data_dir, num_epochs=3), trained, _NoGallery)
     assert "ada/9-0-64" in (trained / workdir.CLIPS).read_text()
   finally:
     (trained / workdir.CLIPS).write_text(original)
@@ -150,7 +149,7 @@ def test_bad_fields_are_named_before_anything_is_written(
   data_dir, tmp_path, fields, complaint
 ):
   with pytest.raises(UserError, match=complaint) as e:
-    loop.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
+    tiny.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
   assert "\n" not in str(e.value)
   assert not (tmp_path / "w").exists()
 
@@ -158,7 +157,7 @@ def test_bad_fields_are_named_before_anything_is_written(
 def test_pretrained_takes_the_weights_alone(trained, data_dir, tmp_path):
   config = tiny.config(data_dir, num_epochs=1, seed=5)
   config.optimizer.learning_rate = config.template.learning_rate = 1e-12
-  loop.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
+  tiny.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
   ours, theirs = runs.load(tmp_path / "w").state, runs.load(trained).state
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), ours.params, theirs.params
@@ -169,7 +168,7 @@ def test_pretrained_takes_the_weights_alone(trained, data_dir, tmp_path):
 def test_pretrained_refuses_another_shape(trained, data_dir, tmp_path):
   config = tiny.config(data_dir, **{"generator.channels": 16})
   with pytest.raises(UserError, match=r"--pretrained=.*has shape"):
-    loop.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
+    tiny.train(config, tmp_path / "w", _NoGallery, pretrained=str(trained))
 
 
 def test_evaluation_counts_every_clip(trained):
@@ -197,7 +196,7 @@ def test_sample_videos_are_written(data_dir, tmp_path):
   config.log.video_every_epochs = 1
   config.log.dev_videos = config.log.train_videos = 1
   config.log.tensorboard_videos = True
-  loop.train(config, tmp_path / "w", samples.Gallery)
+  tiny.train(config, tmp_path / "w")
   files = sorted(p.name for p in (tmp_path / "w" / workdir.VIDEOS).iterdir())
   assert files == [
     "epoch0001_dev0.mp4",
@@ -218,7 +217,7 @@ def test_a_run_can_be_loaded_as_a_library(trained):
 def test_a_truncated_last_line_of_metrics_is_dropped(trained, data_dir):
   whole = (trained / workdir.METRICS).read_text()
   (trained / workdir.METRICS).write_text(whole + '{"step": 5, "ep')
-  loop.train(tiny.config(data_dir), trained, _NoGallery)
+  tiny.train(tiny.config(data_dir), trained, _NoGallery)
   assert (trained / workdir.METRICS).read_text() == whole
 
 
@@ -227,14 +226,14 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
 ):
   config = tiny.config(data_dir, **{"log.every_steps": 3})
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  loop.train(config, whole, _NoGallery)
+  tiny.train(config, whole, _NoGallery)
 
   class StopsAfterTheFirstStep(_NoGallery):
     def __init__(self, *args):
       os.kill(os.getpid(), signal.SIGTERM)
 
   for _ in range(4):  # a step of each, all in the middle of an epoch or a log line
-    loop.train(config, parts, StopsAfterTheFirstStep)
+    tiny.train(config, parts, StopsAfterTheFirstStep)
   assert runs.load(parts).step == 4
   _equal(runs.load(parts).state, runs.load(whole).state)
   assert _timeless(parts) == _timeless(whole)
@@ -245,20 +244,20 @@ def test_two_trainings_in_one_workdir(trained, data_dir):
     workdir.locked(trained),
     pytest.raises(UserError, match=f"process {os.getpid()} on .* is training there"),
   ):
-    loop.train(tiny.config(data_dir, num_epochs=3), trained, _NoGallery)
+    tiny.train(tiny.config(data_dir, num_epochs=3), trained, _NoGallery)
 
 
 def test_a_loss_that_is_not_finite_names_step_term_and_clips(data_dir, tmp_path):
   config = tiny.config(data_dir)
   config.optimizer.learning_rate = 1e30
   with pytest.raises(UserError, match=r"step \d: \w+ is (nan|inf).*ada/") as e:
-    loop.train(config, tmp_path / "w", _NoGallery)
+    tiny.train(config, tmp_path / "w", _NoGallery)
   assert "\n" not in str(e.value)
 
 
 def test_checkpoints_by_steps(data_dir, tmp_path):
   config = tiny.config(data_dir, num_epochs=1, **{"checkpoint.every_steps": 1})
-  loop.train(config, tmp_path / "w", _NoGallery)
+  tiny.train(config, tmp_path / "w", _NoGallery)
   steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
   assert {"1", "2"} <= steps
 
@@ -269,7 +268,7 @@ def test_checkpoints_by_steps(data_dir, tmp_path):
 def test_how_clips_come_to_the_devices_does_not_matter(
   fields, trained, data_dir, tmp_path
 ):
-  loop.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
+  tiny.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
   for ours, theirs in zip(_timeless(tmp_path / "w"), _timeless(trained), strict=True):
     assert ours.pop("split") == theirs.pop("split")
     assert ours == pytest.approx(theirs, rel=1e-4)
@@ -288,7 +287,7 @@ def test_blocks_end_where_something_is_due(trained, data_dir, tmp_path):
       "checkpoint.keep_latest": 9,
     },
   )
-  loop.train(config, tmp_path / "w", _NoGallery)
+  tiny.train(config, tmp_path / "w", _NoGallery)
   lines = [(x["step"], x["split"]) for x in _lines(tmp_path / "w")]
   train, dev = "train", "dev"
   assert lines == [
@@ -301,7 +300,7 @@ def test_blocks_end_where_something_is_due(trained, data_dir, tmp_path):
 def test_checkpoints_by_time(data_dir, tmp_path):
   config = tiny.config(data_dir, num_epochs=1)
   config.checkpoint.every_minutes = 1e-9
-  loop.train(config, tmp_path / "w", _NoGallery)
+  tiny.train(config, tmp_path / "w", _NoGallery)
   steps = {p.name for p in (tmp_path / "w" / workdir.CHECKPOINTS).iterdir()}
   assert {"1", "2"} <= steps
 
@@ -317,7 +316,7 @@ def test_what_a_run_tells_cannot_stop_it(data_dir, tmp_path, caplog):
       board._file.close()
       (path / workdir.METRICS).mkdir()
 
-  loop.train(config, path, Breaks)
+  tiny.train(config, path, Breaks)
   assert runs.load(path).step == 2
   warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
   assert len(warnings) == 2
@@ -332,7 +331,7 @@ def test_pictures_that_fail_are_told_once(data_dir, tmp_path, caplog):
   config = tiny.config(data_dir)
   config.log.video_every_epochs = 1
   config.log.dev_videos = 1
-  loop.train(config, path, samples.Gallery)
+  tiny.train(config, path)
   assert runs.load(path).step == 4
   warnings = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
   assert len(warnings) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdt_jax import keypoints as kp
 from sdt_jax import pose
 from sdt_jax.errors import UserError
-from sdt_jax.interop import openpose
+from sdt_jax.exports import openpose
 
 
 def _flat(count, offset=0.0):

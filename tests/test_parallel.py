@@ -16,11 +16,14 @@ import optax
 import pytest
 
 from sdt_jax.errors import UserError
+from sdt_jax.methods import base, losses, train_state
+from sdt_jax.methods.base import AXIS
+from sdt_jax.methods.pose2pose import Pose2Pose
+from sdt_jax.methods.voice2pose import Voice2Pose
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
-from sdt_jax.training import losses, parallel, pose2pose, train_state, voice2pose
-from sdt_jax.training.voice2pose import AXIS
+from sdt_jax.training import parallel
 
 DEVICES, BATCH, BANK, SIZE = 8, 16, 20, 4
 EXPERIMENTS = ["s2g", "sdt_bp", "pose2pose"]
@@ -63,26 +66,22 @@ def _model(experiment: str, kl_weight=KL_WEIGHT):
   )
   if experiment == "pose2pose":
     vae = PoseVAE(channels=8, size=SIZE, axis_name=AXIS)
-    return pose2pose.Pose2Pose(vae, kl_weight, optimizers)
+    return Pose2Pose(vae=vae, kl_weight=kl_weight, optimizers=optimizers)
   gan = experiment == "s2g"
-  return voice2pose.Voice2Pose(
+  return Voice2Pose(
     generator=Generator(8, (4, 4, 8, 8), "bn" if gan else "in_star", axis_name=AXIS),
     discriminator=MotionDiscriminator(8, axis_name=AXIS) if gan else None,
     template="none" if gan else "bp",
-    template_shape=(SIZE,),
+    clip_template_shape=(SIZE,),
     kl_weight=kl_weight,
     gan_weight=0.1,
     optimizers=optimizers,
   )
 
 
-def _module(experiment: str):
-  return pose2pose if experiment == "pose2pose" else voice2pose
-
-
 def _state(experiment: str) -> train_state.TrainState:
   """A state full of numbers (the real start has no template variance), in NumPy."""
-  init = functools.partial(_module(experiment).init, _model(experiment), num_clips=BANK)
+  init = functools.partial(_model(experiment).init, num_clips=BANK)
 
   def fill(path, leaf):
     if not leaf.shape:
@@ -116,8 +115,9 @@ def _step(experiment: str, kl_weight=KL_WEIGHT):
   def step(state, batch):
     batch = dict(batch)
     noise = batch.pop("noise")
-    extra = (noise,) if experiment == "pose2pose" else ()
-    return _module(experiment).train_step(model, state, batch, *extra)
+    if experiment == "pose2pose":
+      return model.update(state, batch, noise)
+    return model.train_step(state, batch, jax.random.key(0))
 
   return step
 
@@ -237,15 +237,21 @@ def test_the_kl_term_moves_the_templates_of_the_batch(case):
   _assert_close(with_kl - without, KL_WEIGHT * kl_gradient)
 
 
+def _noise(step, batch):
+  """Per-device: what a method draws with the key of a step."""
+  return jax.random.normal(base.step_key(0, step), (len(batch["index"]), SIZE))
+
+
+_INDEX = {"index": np.arange(BATCH, dtype=np.int32)}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_every_device_and_step_draws_its_own_noise(mode):
-  model = _model("pose2pose")
-  batch = {"index": np.arange(BATCH, dtype=np.int32)}
-  draw = parallel.map_clips(functools.partial(pose2pose.draw_noise, model), mode)
+def test_every_device_and_step_has_its_own_key(mode):
+  draw = parallel.map_clips(_noise, mode)
 
   def noise_of(step: int) -> np.ndarray:
-    state = train_state.TrainState(jnp.int32(step), {}, {}, {}, {})
-    return parallel.fetch(draw(parallel.replicate(state), parallel.split(batch)))
+    step = parallel.replicate(np.int32(step))
+    return parallel.fetch(draw(step, parallel.split(_INDEX)))
 
   noise = noise_of(0)
   assert noise.shape == (BATCH, SIZE)
@@ -255,15 +261,9 @@ def test_every_device_and_step_draws_its_own_noise(mode):
 
 
 def test_jit_and_pmap_draw_the_same_noise():
-  model = _model("pose2pose")
-  state = train_state.TrainState(jnp.int32(5), {}, {}, {}, {})
-  batch = parallel.split({"index": np.arange(BATCH, dtype=np.int32)})
-  draw = functools.partial(pose2pose.draw_noise, model)
-  jit, pmap = (
-    parallel.fetch(parallel.map_clips(draw, mode)(parallel.replicate(state), batch))
-    for mode in MODES
-  )
-  np.testing.assert_array_equal(jit, pmap)
+  step, batch = parallel.replicate(np.int32(5)), parallel.split(_INDEX)
+  draws = [parallel.map_clips(_noise, mode)(step, batch) for mode in MODES]
+  np.testing.assert_array_equal(*map(parallel.fetch, draws))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import templates
+from sdt_jax.templates import sources
 
 RNG = np.random.default_rng(0)
 BANK = RNG.standard_normal((20, 4)).astype(np.float32)
@@ -12,11 +12,12 @@ BANK_BY_FRAME = RNG.standard_normal((20, 64, 4)).astype(np.float32)
 
 
 def _names(spec, count=1, seed=0, bank=BANK):
-  return [t.name for t in templates.choose(spec, bank, count, seed)]
+  return [t.name for t in sources.choose(spec, bank, num_samples=count, seed=seed)]
 
 
 def _codes(spec, count=1, seed=0, bank=BANK):
-  return np.stack([t.code for t in templates.choose(spec, bank, count, seed)])
+  chosen = sources.choose(spec, bank, num_samples=count, seed=seed)
+  return np.concatenate([t.codes for t in chosen])
 
 
 @pytest.mark.parametrize("bank", [BANK, BANK_BY_FRAME])
@@ -77,10 +78,10 @@ def test_what_demo_wrote_is_read_back(tmp_path):
 
 
 def test_a_model_without_templates_takes_random_only():
-  assert templates.choose("random", None, 3, 0) == [None] * 3
+  assert sources.choose("random", None, num_samples=3) == [None] * 3
   for spec in ("3", "1:2", "codes.npz", "nonsense"):
     with pytest.raises(UserError, match=f"--template={spec}: this model has no"):
-      templates.choose(spec, None, 1, 0)
+      sources.choose(spec, None)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_model_without_templates_takes_random_only():
 )
 def test_other_specs_are_refused_by_name(spec, complaint):
   with pytest.raises(UserError, match=complaint) as e:
-    templates.choose(spec, BANK, 2, 0)
+    sources.choose(spec, BANK, num_samples=2)
   assert str(e.value).startswith(f"--template={spec.strip()}")
 
 
@@ -125,7 +126,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, complaint):
   path = tmp_path / "codes.npz"
   np.savez(path, **arrays)
   with pytest.raises(UserError, match=complaint) as e:
-    templates.choose(str(path), BANK, 2, 0)
+    sources.choose(str(path), BANK, num_samples=2)
   assert str(path) in str(e.value)
   assert "\n" not in str(e.value)
 
@@ -162,4 +163,47 @@ def test_files_that_are_no_archive_are_refused(tmp_path, write):
   path = tmp_path / "codes.npz"
   write(path)
   with pytest.raises(UserError, match="not a readable npz"):
-    templates.choose(str(path), BANK, 1, 0)
+    sources.choose(str(path), BANK)
+
+
+@pytest.mark.parametrize("bank", [BANK, BANK_BY_FRAME])
+@pytest.mark.parametrize("spec", ["random", "normal", "3", "2:5"])
+def test_every_clip_of_every_rendering_gets_a_template(spec, bank):
+  chosen = sources.choose(spec, bank, num_samples=3, num_clips=7, seed=5)
+  assert {t.codes.shape for t in chosen} == {(7, *bank.shape[1:])}
+  assert {t.codes.dtype for t in chosen} == {np.dtype(np.float32)}
+  again = sources.choose(spec, bank, num_samples=2, num_clips=7, seed=5)
+  for ours, theirs in zip(again, chosen, strict=False):
+    if spec != "2:5":  # a blend spreads over the renderings
+      np.testing.assert_array_equal(ours.codes, theirs.codes)
+  first, second = (t.codes for t in chosen[:2])
+  drawn = spec in ("random", "normal")
+  assert np.any(first != second) == (drawn or spec == "2:5")
+  assert np.any(first != first[:1]) == drawn
+
+
+def test_validation_draws_like_the_source_random():
+  drawn = sources.draw_random(BANK, 9, seed=2)
+  [chosen] = sources.choose("random", BANK, num_clips=9, seed=2)
+  np.testing.assert_array_equal(drawn, chosen.codes)
+  assert sources.draw_random(None, 9, seed=2) is None
+
+
+def test_the_encoder_is_asked_only_where_there_are_true_poses():
+  codes = np.ones((5, 4), np.float32)
+  chosen = sources.choose(
+    "encoder", BANK, num_samples=2, num_clips=5, encode=lambda: codes
+  )
+  assert all(t.codes is codes for t in chosen)
+  with pytest.raises(UserError, match="--template=encoder: needs true poses"):
+    sources.choose("encoder", BANK)
+
+
+def test_a_source_is_one_function_and_one_line(monkeypatch):
+  def last(request):
+    codes = np.repeat(request.bank[-1:], request.num_clips, axis=0)
+    return [sources.Chosen("last", codes)] * request.num_samples
+
+  monkeypatch.setitem(sources.SOURCES, "last", last)
+  [chosen] = sources.choose("last", BANK, num_clips=2)
+  np.testing.assert_array_equal(chosen.codes, BANK[[-1, -1]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import common
+from sdt_jax import config as config_lib
 from sdt_jax import speakers, workdir
 from sdt_jax.errors import UserError
 
@@ -43,8 +43,8 @@ def test_line_i_names_the_clip_of_template_i(path):
 
 def test_every_field_of_the_config_is_written(path):
   written = json.loads((path / workdir.CONFIG).read_text())
-  assert written.keys() == set(common.get_config().keys())
-  assert written["generator"].keys() == set(common.get_config().generator.keys())
+  assert written.keys() == set(config_lib.default().keys())
+  assert written["generator"].keys() == set(config_lib.default().generator.keys())
 
 
 def test_nothing_temporary_is_left(path):

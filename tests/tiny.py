@@ -1,8 +1,13 @@
-"""Configs of runs that take seconds."""
+"""Runs that take seconds."""
+
+import pathlib
 
 import ml_collections
 
 from configs import quick
+from sdt_jax.evaluation.evaluator import Evaluator
+from sdt_jax.synthesis.samples import Gallery
+from sdt_jax.training import loop
 
 
 def config(data_dir, **fields) -> ml_collections.ConfigDict:
@@ -21,3 +26,8 @@ def config(data_dir, **fields) -> ml_collections.ConfigDict:
   c.log.dev_videos = 0
   c.update_from_flattened_dict(fields)
   return c
+
+
+def train(config, path: pathlib.Path, gallery=Gallery, pretrained=None) -> bool:
+  """Trains as train.py does."""
+  return loop.train(config, path, Evaluator, gallery, pretrained)

@@ -22,7 +22,6 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-import sdt_jax
 from sdt_jax import audio_file, cli, files, methods, workdir
 from sdt_jax import config as config_lib
 from sdt_jax.config import Config
@@ -31,7 +30,7 @@ from sdt_jax.evaluation import probe
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.evaluation.registry import METRICS
-from sdt_jax.synthesis import render, samples
+from sdt_jax.synthesis import generate, render, samples
 from sdt_jax.training import loop, parallel, runs, setup
 
 matplotlib.use("agg")
@@ -42,7 +41,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Data set, sizes, budg
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Folder to write to.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs per row.", lower_bound=1)
 
-_SPEECH = pathlib.Path(sdt_jax.__file__).parent / "assets" / "sample_speech.flac"
+_SPEECH = pathlib.Path(__file__).parents[1] / "assets" / "sample_speech.flac"
 
 
 class Row(NamedTuple):
@@ -281,7 +280,7 @@ def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
   sound, rate = audio_file.read_audio(_SPEECH)
   poses, labels = [], []
   for row in LADDER:
-    model = sdt_jax.load(_first_runs(ladder)[row.name].path)
+    model = generate.load(_first_runs(ladder)[row.name].path)
     for seed in range(1 if model.bank is None else 2):
       poses.append(model.generate(sound, rate, seed=seed))
       labels.append(row.name if model.bank is None else f"{row.name}, template {seed}")

@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from sdt_jax.errors import UserError
-from sdt_jax.training import processes
 from sdt_jax.methods.train_state import TrainState
+from sdt_jax.training import processes
 
 _DELETED = "deleted"  # where Orbax moves what it would delete, and leaves it
 
