@@ -26,12 +26,12 @@ from sdt_jax.errors import UserError
 _ROOT = pathlib.Path(__file__).parents[1]
 
 _STAGES = (
-  ("data set", "sdt_jax.training.experiments", "build_data"),
+  ("data set", "sdt_jax.training.setup", "build_data"),
   ("load", "sdt_jax.synthesis.generate", "load"),
   ("generate", "sdt_jax.synthesis.generate", "GestureModel.generate"),
   ("generate", "sdt_jax.synthesis.generate", "GestureModel.generate_many"),
   ("draw and encode", "sdt_jax.synthesis.video", "write_video"),
-  ("score", "sdt_jax.evaluation.loop", "Evaluator.scores"),
+  ("score", "sdt_jax.evaluation.evaluator", "Evaluator.scores"),
   ("pictures", "sdt_jax.synthesis.samples", "Gallery.add_sample"),
   ("pictures", "sdt_jax.synthesis.samples", "Gallery.close"),
   ("save", "sdt_jax.training.checkpoints", "Checkpoints.save"),

@@ -66,7 +66,7 @@ def _run_field(default: Any, meaning: str, allowed: Allowed = _ANY) -> Field:
 
 
 FIELDS: dict[str, Any] = {
-  "experiment": Field("voice2pose", "the method to train: voice2pose or pose2pose"),
+  "experiment": Field("voice2pose", "the method to train, a name in `sdt_jax.methods`"),
   "seed": Field(
     0, "seed of all randomness", Allowed(lambda x: 0 <= x < 2**32, "0 to 4294967295")
   ),
@@ -96,7 +96,7 @@ FIELDS: dict[str, Any] = {
     _NOT_NEGATIVE,
   ),
   "dataset": {
-    "name": Field("synthetic", "the data set: synthetic or speech2gesture"),
+    "name": Field("synthetic", "the data set, a name in `sdt_jax.data`"),
     "root": _run_field("", "speech2gesture: folder that contains <speaker>/*.csv"),
     "speaker": Field("ada", "name of the speaker"),
     "num_train_clips": Field(2048, "synthetic: number of training clips to make"),

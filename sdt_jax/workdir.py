@@ -1,7 +1,7 @@
-"""What a run leaves in its folder, and how it is read back.
+"""The files of a run's folder.
 
 config.json     every field of the config
-speaker.json    the speaker's pose statistics that the run normalises with
+speaker.json    the pose statistics that the run normalises with
 clips.txt       the training clips; line i names the clip of template i
 metrics.jsonl   one JSON object for each logged step
 checkpoints/    Orbax
@@ -70,7 +70,7 @@ def create(
   speaker: speakers.Speaker,
   clip_ids: list[str],
 ) -> None:
-  """Writes what describes a run. A run that is resumed keeps its own speaker."""
+  """Writes the files that describe a run."""
   write_text(path / CLIPS, "".join(f"{clip}\n" for clip in clip_ids))
   tables = {"name": speaker.name, "tables": speakers.to_json(speaker)}
   write_text(path / SPEAKER, json.dumps(tables))
@@ -81,16 +81,16 @@ def read_clips(path: pathlib.Path) -> list[str]:
   """The training clips of a run; row i of its template bank belongs to clip i.
 
   Raises:
-    UserError: the file is missing or no text.
+    UserError: the file is missing or is not text.
   """
   return _read_text(path / CLIPS).splitlines()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The logged steps of a run; a line that was cut off by a crash is left out.
+  """The lines of metrics.jsonl; a line that was truncated by a crash is skipped.
 
   Raises:
-    UserError: the file is missing or no text.
+    UserError: the file is missing or is not text.
   """
   entries = []
   for line in _read_text(path / METRICS).splitlines():
@@ -100,18 +100,18 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def unnamed_clips(speaker: str, count: int) -> list[str]:
-  """Stands in for the names that a checkpoint of the original does not tell."""
+  """Placeholders for clip names, which checkpoints of the original do not contain."""
   return [f"{speaker}: training clip {i}" for i in range(count)]
 
 
 def check_clips(path: pathlib.Path, clip_ids: list[str]) -> None:
-  """Checks that a run was trained on these clips, as far as it knows their names.
+  """Checks that a run was trained on these clips, in this order.
 
   Raises:
-    UserError: it was trained on others, or on the same in another order.
+    UserError: it was not.
   """
   known = read_clips(path)
-  if not known:  # imported, and without templates
+  if not known:  # an imported run without templates
     return
   if len(known) != len(clip_ids):
     raise UserError(
@@ -149,7 +149,7 @@ def read_config(path: pathlib.Path) -> Config:
 
 
 def read_speaker(path: pathlib.Path) -> speakers.Speaker:
-  """The statistics that a run normalises with.
+  """The pose statistics that a run normalises with.
 
   Raises:
     UserError: the file is missing or broken.
@@ -167,7 +167,7 @@ def _read_json(path: pathlib.Path) -> Any:
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as e:
-    raise UserError(f"{path}: is no JSON ({e}); restore it, or train again") from e
+    raise UserError(f"{path}: not JSON ({e}); restore it, or train again") from e
 
 
 def _read_text(path: pathlib.Path) -> str:

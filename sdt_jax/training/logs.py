@@ -1,6 +1,6 @@
-"""What a run tells while it goes: a progress bar, metrics.jsonl, TensorBoard.
+"""The logs of a run: progress bar, metrics.jsonl, TensorBoard.
 
-None of it may stop a run: what cannot be written is told once and left out.
+Logging never stops a run: output that cannot be written is skipped, with one warning.
 """
 
 import json
@@ -23,7 +23,7 @@ from sdt_jax import workdir
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_proto: Any = event_pb2  # whose names are made at run time
+_proto: Any = event_pb2  # its names are created at run time
 
 
 class NonFiniteError(Exception):
@@ -35,10 +35,10 @@ class NonFiniteError(Exception):
 
 
 class Guard:
-  """Calls what a run can do without; the first failure is a warning.
+  """Calls functions that a run can do without; logs the first failure as a warning.
 
   Args:
-    what: for the warning, such as "metrics.jsonl".
+    what: for the warning, for example "metrics.jsonl".
   """
 
   def __init__(self, what: str):
@@ -48,22 +48,22 @@ class Guard:
   def __call__(self, function: Callable[..., Any], *args) -> None:
     try:
       function(*args)
-    except Exception as e:  # whatever it is, the run is worth more
+    except Exception as e:  # no failure here is worth losing the run
       if not self.failed:
         reason = getattr(e, "strerror", None) or e
-        _log.warning("%s: left out (%s); the training goes on", self._what, reason)
+        _log.warning("%s: skipped (%s); training continues", self._what, reason)
       self.failed = True
 
 
 class Board:
   """An event file of TensorBoard.
 
-  Every event is written when it comes. (tensorboardX's own SummaryWriter writes from a
-  thread: when that fails on a full disk, the program waits for it for ever.)
+  Events are written synchronously: tensorboardX's own SummaryWriter writes in a thread,
+  and when that fails on a full disk, the program hangs.
 
   Args:
     path: folder of the file.
-    start_step: what an earlier attempt told of later steps is hidden.
+    start_step: TensorBoard hides events of an earlier attempt after this step.
   """
 
   def __init__(self, path: pathlib.Path, start_step: int):
@@ -77,7 +77,7 @@ class Board:
     self._write(_proto.Event(step=start_step + 1, session_log=start))
 
   def add(self, content, step: int) -> None:
-    """Adds what a function of `tensorboardX.summary` has made."""
+    """Adds a summary made by `tensorboardX.summary`."""
     self._guard(self._write, _proto.Event(summary=content, step=step))
 
   def _write(self, event) -> None:
@@ -92,16 +92,16 @@ class Board:
 
 
 class RunLog:
-  """Collects the metrics of training steps; writes their mean now and then.
+  """Collects the metrics of training steps and writes their means.
 
   Args:
-    path: the workdir; None for a process that only looks for metrics gone wrong.
-    start_step: where the run begins; later lines of an earlier attempt are dropped.
-    pending: metrics of steps before that which no line tells yet (`pending`).
-    total_steps: where it ends.
-    steps_per_epoch: to count epochs with.
-    every_steps: how often training metrics are written.
-    batch_size: clips in a step.
+    path: the workdir; None for a process that only checks for non-finite metrics.
+    start_step: step to start after; later lines of an earlier attempt are dropped.
+    pending: metrics of earlier steps that are not yet part of a line, from `pending`.
+    total_steps: last step of the run.
+    steps_per_epoch: converts steps to epochs.
+    every_steps: steps per line of training metrics.
+    batch_size: clips per step.
   """
 
   def __init__(
@@ -147,7 +147,7 @@ class RunLog:
     self._since = time.perf_counter()
 
   def waiting_for(self, items: Iterator[T]) -> Iterator[T]:
-    """The same items; the time until each comes is counted as waiting for input."""
+    """Passes the items on; counts the time until each arrives as waiting for input."""
     while True:
       start = time.perf_counter()
       item = next(items, None)
@@ -157,12 +157,12 @@ class RunLog:
       yield item
 
   def train_steps(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
-    """Takes the metrics of some steps; waits for the devices only to write a line.
+    """Adds the metrics of some steps; waits for the devices only to write a line.
 
     Args:
       last: number of the last of these steps.
-      metrics: name -> (K,), of which the first `count` are told.
-      count: how many steps these are.
+      metrics: name -> (K,); the first `count` entries are valid.
+      count: number of these steps.
 
     Raises:
       NonFiniteError: a metric of a step since the last line is NaN or infinite.
@@ -175,7 +175,7 @@ class RunLog:
       self._write_line(self.pending())
 
   def pending(self) -> list[dict[str, float]]:
-    """Metrics of the steps that no line tells yet; a checkpoint keeps them.
+    """Metrics of the steps that are not yet part of a line; saved in checkpoints.
 
     Raises:
       NonFiniteError: one of them is NaN or infinite.
@@ -205,7 +205,7 @@ class RunLog:
     self._restart_clock()
 
   def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-    """One line of metrics.jsonl, and the scalars of TensorBoard."""
+    """Writes a line of metrics.jsonl and the scalars of TensorBoard."""
     if self._jsonl is None or self.board is None:
       return
     epoch = -(-step // self._steps_per_epoch)
@@ -215,7 +215,7 @@ class RunLog:
       self.board.add(summary.scalar(f"{split}/{name}", value), step)
 
   def say(self, text: str) -> None:
-    """A line above the progress bar."""
+    """Prints a line above the progress bar."""
     if not self._bar.disable:
       self._bar.write(text)
 
@@ -227,7 +227,7 @@ class RunLog:
 
 def _append(path: pathlib.Path, line: str) -> None:
   with path.open("a+b") as file:
-    # A line that a full disk has cut off ends here.
+    # Ends a line that was truncated by a full disk.
     cut = file.tell() and _last_byte(file) != b"\n"
     file.write((b"\n" if cut else b"") + line.encode() + b"\n")
 
@@ -238,6 +238,6 @@ def _last_byte(file) -> bytes:
 
 
 def _step_of(entry: dict[str, Any]) -> float:
-  """The step of a line; what is none of ours is dropped."""
+  """The step of a line; infinite for a line that is not ours, so that it is dropped."""
   step = entry.get("step")
   return step if type(step) is int else math.inf
