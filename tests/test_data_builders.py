@@ -249,7 +249,7 @@ def test_synthetic_splits_share_no_performance(ada):
   assert len(set(ids)) == 63
 
 
-def test_synthetic_depends_on_the_name_and_nothing_else(ada, tmp_path):
+def test_synthetic_is_reproducible_and_depends_on_the_name(ada, tmp_path):
   again = synthetic.prepare("ada", 2, 1, tmp_path)
   assert clip_ids(again.sources["dev"]) == clip_ids(ada.sources["dev"])[:1]
   other = synthetic.prepare("ben", 2, 1, tmp_path)

@@ -235,8 +235,8 @@ def test_a_new_data_set_is_a_module_and_an_entry_of_the_registry(monkeypatch, bu
   arguments = {"data_dir": "", "num_train_clips": 0, "num_dev_clips": 0}
   ted = pipeline.build("ted", root="talks", speaker="al", **arguments)
   assert (ted.speaker, ted.path) == ("al", "talks")
-  with pytest.raises(UserError, match=r"'tedx'; known: speech2gesture, synthetic, ted$"):
-    pipeline.build("tedx", root="talks", speaker="al", **arguments)
+  with pytest.raises(UserError, match=r"'tet'; known: speech2gesture, synthetic, ted$"):
+    pipeline.build("tet", root="talks", speaker="al", **arguments)
 
 
 def test_unknown_names(tmp_path, built):

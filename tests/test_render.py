@@ -67,10 +67,9 @@ def bounds(image):
 
 def test_every_keypoint_is_drawn_where_it_is(poses_px):
   image = ink(draw(poses_px[0]))
-  eyes = set(
-    kp.UPPER_BODY.indices("nose", "right_eye", "left_eye")
-  )  # the face points draw them
-  for i in set(range(kp.UPPER_BODY.num_joints)) - eyes:
+  # The face points draw these.
+  drawn_by_face = set(kp.UPPER_BODY.indices("nose", "right_eye", "left_eye"))
+  for i in set(range(kp.UPPER_BODY.num_joints)) - drawn_by_face:
     x, y = np.rint(poses_px[0, :, i] + (640, 324)).astype(int)
     assert image[y - 5 : y + 6, x - 5 : x + 6].max() > 30, kp.UPPER_BODY.names[i]
 

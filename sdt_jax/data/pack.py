@@ -104,7 +104,7 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
         + (f" (found {', '.join(map(repr, ignored))})" if ignored else "")
       )
   if ignored:
-    _log.info("%s: rows ignored because of their label: %s", csv_path, ignored)
+    _log.info("%s: rows left out by label: %s", csv_path, ignored)
   return Pack(speaker, rows, _fingerprint(csv_path, rows))
 
 

@@ -93,17 +93,17 @@ def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
     raise UserError(f"dataset.statistics={mode!r}; known: published, pack, auto")
   name = built.speaker
   if mode == "pack" or (mode == "auto" and name not in speakers.published_names()):
-    _log.info("speaker %s: using the train split's statistics", name)
+    _log.info("speaker %s: statistics of the train split", name)
     return built.statistics
   published = speakers.published(name)
   deviation = mean_deviation(built.statistics, published)
   fits = deviation < MAX_MEAN_DEVIATION
   chosen = published if fits or mode == "published" else built.statistics
   _log.info(
-    "speaker %s: using %s statistics; the mean pose of the train split differs by %.2f "
-    "published standard deviations from the published one (they fit below %.2f)",
+    "speaker %s: statistics of the %s; the mean pose of the train split is %.2f "
+    "published standard deviations from the published one (limit: %.2f)",
     name,
-    "published" if chosen is published else "the train split's",
+    "publication" if chosen is published else "train split",
     deviation,
     MAX_MEAN_DEVIATION,
   )

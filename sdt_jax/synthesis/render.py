@@ -88,9 +88,7 @@ _NATURAL_HEIGHT = 720  # height of an image that shows final poses at scale 1
 _NECK_HEIGHT = 0.45  # from the top, as a fraction of the image height
 _MARGIN_PX = 28.0
 _CROWN_PX = 60.0  # from the brows to the top of the head
-_REACH_PX = (
-  3 * COMMON_SHOULDER_WIDTH_PX
-)  # beyond any hand; points further out are wrong
+_REACH_PX = 3 * COMMON_SHOULDER_WIDTH_PX  # points further out are outliers
 
 # Strips.
 _TILE_HEIGHT = 220
