@@ -89,7 +89,7 @@ def speech(seconds: float) -> np.ndarray:
 def motion(num_frames: int) -> np.ndarray:
   """Final poses (num_frames, dims, joints)."""
   performance = _perform(0, num_frames)
-  poses_px = pose.from_keypoints_137(performance.keypoints)
+  poses_px = pose.from_openpose(performance.keypoints)
   detected = np.ones((num_frames, kp.UPPER_BODY.num_joints), bool)
   table = speakers.from_poses(SPEAKER, poses_px, detected).table(hierarchical=False)
   return (poses_px * table.scale_factor).astype(np.float32)

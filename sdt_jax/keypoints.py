@@ -1,16 +1,13 @@
-"""Names of the keypoints, and every index map derived from them.
+"""The skeletons of this project: joint names, parts, parents and index maps.
 
-Conventions: a pose array has its coordinates in axis -2 (x, then y, then confidence
-where there is one) and its keypoints in axis -1. Pixels, x to the right, y downwards.
-Left and right are the person's own.
-
-`KEYPOINTS_137` is the OpenPose layout of the Speech2Gesture data packs: BODY_25, 70
-face points, two hands of 21. `KEYPOINTS_121` is what the models see: the upper body
-without ears, relative to the neck, which is itself left out.
+Conventions: a pose array has shape (..., dims, joints): the coordinates of a joint (x,
+then y) in axis -2, the joints in axis -1. Units are pixels, x to the right, y down.
+"Left" and "right" are the person's own left and right.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,22 +18,17 @@ class Skeleton:
   """The joints of a pose. Pose arrays have shape (..., dims, joints).
 
   Attributes:
-    names: of the joints, in the order of the last axis.
+    names: joint names, in the order of the last axis.
     parts: part name -> names of its joints.
-    parents: joint -> the joint that its hierarchical coordinates are relative to;
-      joints that are not named here stay relative to the origin.
-    dims: coordinates of a joint.
+    parents: joint -> the joint that its hierarchical coordinates are relative to. A
+      joint without an entry stays relative to the origin.
+    dims: number of coordinates per joint.
   """
 
   names: tuple[str, ...]
   parts: Mapping[str, tuple[str, ...]]
   parents: Mapping[str, str]
   dims: int
-
-  @functools.cached_property
-  def index(self) -> dict[str, int]:
-    """Joint name -> its place in the last axis."""
-    return {name: i for i, name in enumerate(self.names)}
 
   @property
   def num_joints(self) -> int:
@@ -47,17 +39,27 @@ class Skeleton:
     """(dims, joints): the last two axes of a pose array."""
     return self.dims, self.num_joints
 
+  @property
+  def detection_shape(self) -> tuple[int, int]:
+    """(dims + 1, joints): as `shape`, with a last row for the detector's confidence."""
+    return self.dims + 1, self.num_joints
+
+  @functools.cached_property
+  def index(self) -> dict[str, int]:
+    """Joint name -> index in the last axis."""
+    return {name: i for i, name in enumerate(self.names)}
+
   def indices(self, *names: str) -> np.ndarray:
-    """Places in the last axis of the joints with these names."""
+    """Indices of the named joints in the last axis."""
     return np.array([self.index[name] for name in names])
 
   def part(self, name: str) -> np.ndarray:
-    """Places in the last axis of the joints of a part."""
+    """Indices of the joints of a part in the last axis."""
     return self.indices(*self.parts[name])
 
   @functools.cached_property
   def parent_index(self) -> np.ndarray:
-    """(joints,) place of each joint's parent; its own where it has none."""
+    """(joints,) index of each joint's parent; its own index if it has none."""
     return self.indices(*(self.parents.get(name, name) for name in self.names))
 
 
@@ -88,92 +90,54 @@ _BODY_25 = (
   "right_small_toe",
   "right_heel",
 )
-_FACE_70 = tuple(f"face_{i}" for i in range(70))
+_FACE = tuple(f"face_{i}" for i in range(70))
 _FINGERS = ("thumb", "index", "middle", "ring", "little")
-_HAND_21 = ("root", *(f"{f}_{j}" for f in _FINGERS for j in range(1, 5)))
-_UPPER_BODY = ("nose", *_BODY_25[2:8], "right_eye", "left_eye")
-
-KEYPOINTS_137 = (
-  _BODY_25
-  + _FACE_70
-  + tuple(f"left_hand_{n}" for n in _HAND_21)
-  + tuple(f"right_hand_{n}" for n in _HAND_21)
-)
-KEYPOINTS_121 = _UPPER_BODY + KEYPOINTS_137[len(_BODY_25) :]
 
 
-def _parts(names: tuple[str, ...], body: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-  prefixed = {
-    part: tuple(name for name in names if name.startswith(f"{part}_"))
-    for part in ("face", "left_hand", "right_hand")
+def finger_chains(side: str) -> dict[str, tuple[str, ...]]:
+  """Finger -> joints from the root of the "left" or "right" hand to the fingertip."""
+  root = f"{side}_hand_root"
+  return {f: (root, *(f"{side}_hand_{f}_{j}" for j in range(1, 5))) for f in _FINGERS}
+
+
+def _hand(side: str) -> tuple[str, ...]:
+  return tuple(dict.fromkeys(itertools.chain(*finger_chains(side).values())))
+
+
+def _skeleton(body: tuple[str, ...], roots: Mapping[str, str]) -> Skeleton:
+  """Body, face and hands; `roots`: part -> the parent of its other joints."""
+  parts = {
+    "body": body,
+    "face": _FACE,
+    "left_hand": _hand("left"),
+    "right_hand": _hand("right"),
   }
-  return {"body": body, **prefixed}
-
-
-OPENPOSE = Skeleton(KEYPOINTS_137, _parts(KEYPOINTS_137, _BODY_25), {}, dims=2)
-"""The OpenPose layout of the Speech2Gesture data packs."""
-
-_PART_ROOTS = {
-  "face": "face_30",
-  "left_hand": "left_wrist",
-  "right_hand": "right_wrist",
-}
-_UPPER_BODY_PARTS = _parts(KEYPOINTS_121, _UPPER_BODY)
-
-UPPER_BODY = Skeleton(
-  KEYPOINTS_121,
-  _UPPER_BODY_PARTS,
-  {
+  parents = {
     joint: root
-    for part, root in _PART_ROOTS.items()
-    for joint in _UPPER_BODY_PARTS[part]
+    for part, root in roots.items()
+    for joint in parts[part]
     if joint != root
+  }
+  return Skeleton(tuple(itertools.chain(*parts.values())), parts, parents, dims=2)
+
+
+OPENPOSE = _skeleton(_BODY_25, roots={})
+"""What OpenPose detects (BODY_25, face, hands): the joints of the data packs."""
+
+UPPER_BODY = _skeleton(
+  ("nose", *_BODY_25[2:8], "right_eye", "left_eye"),  # [2:8]: both arms
+  roots={
+    "face": "face_30",  # the tip of the nose
+    "left_hand": "left_wrist",
+    "right_hand": "right_wrist",
   },
-  dims=2,
 )
-"""What the models see: the upper body without ears, relative to the neck."""
+"""The joints of the models: no ears, no legs, and no neck, which is the origin."""
 
-NUM_KEYPOINTS = len(KEYPOINTS_121)
+FROM_OPENPOSE = OPENPOSE.indices(*UPPER_BODY.names)
+"""Index in `OPENPOSE` of each joint of `UPPER_BODY`."""
 
-INDEX_137 = {name: i for i, name in enumerate(KEYPOINTS_137)}
-INDEX_121 = {name: i for i, name in enumerate(KEYPOINTS_121)}
-
-NECK_137 = INDEX_137["neck"]
-FROM_137 = np.array([INDEX_137[name] for name in KEYPOINTS_121])
-"""(121,) index into the 137 of each of the 121."""
-
-
-def indices(*names: str) -> np.ndarray:
-  """Indices into the 121 of the keypoints with these names."""
-  return np.array([INDEX_121[name] for name in names])
-
-
-def _starting_with(prefix: str) -> np.ndarray:
-  return indices(*(n for n in KEYPOINTS_121 if n.startswith(prefix)))
-
-
-BODY = indices(*_UPPER_BODY)
-FACE = _starting_with("face_")
-LEFT_HAND = _starting_with("left_hand_")
-RIGHT_HAND = _starting_with("right_hand_")
-PARTS = {
-  "body": BODY,
-  "face": FACE,
-  "left_hand": LEFT_HAND,
-  "right_hand": RIGHT_HAND,
-}
-
-# The tree of the hierarchical pose: each point of a part hangs on the part's root.
-FACE_ROOT = INDEX_121["face_30"]
-LEFT_WRIST = INDEX_121["left_wrist"]
-RIGHT_WRIST = INDEX_121["right_wrist"]
-
-UPPER_INNER_LIP = INDEX_121["face_62"]
-LOWER_INNER_LIP = INDEX_121["face_66"]
-LEFT_SHOULDER = INDEX_121["left_shoulder"]
-RIGHT_SHOULDER = INDEX_121["right_shoulder"]
-
-# What is drawn, as chains of names; "neck" stands for the origin.
+# Chains of joints to draw as lines. "neck" is the origin of `UPPER_BODY` poses.
 ARM_CHAIN = (
   "right_wrist",
   "right_elbow",
@@ -203,7 +167,18 @@ FACE_CHAINS = {
 }
 
 
-def finger_chains(side: str) -> dict[str, tuple[str, ...]]:
-  """Chains root -> tip of the five fingers of the `side` ("left" or "right") hand."""
-  root = f"{side}_hand_root"
-  return {f: (root, *(f"{side}_hand_{f}_{j}" for j in range(1, 5))) for f in _FINGERS}
+# Old names; to be deleted when nothing uses them.
+KEYPOINTS_137 = OPENPOSE.names
+KEYPOINTS_121 = UPPER_BODY.names
+NUM_KEYPOINTS = UPPER_BODY.num_joints
+INDEX_137 = OPENPOSE.index
+INDEX_121 = UPPER_BODY.index
+NECK_137 = INDEX_137["neck"]
+FROM_137 = FROM_OPENPOSE
+indices = UPPER_BODY.indices
+PARTS = {name: UPPER_BODY.part(name) for name in UPPER_BODY.parts}
+BODY, FACE, LEFT_HAND, RIGHT_HAND = PARTS.values()
+FACE_ROOT = INDEX_121["face_30"]
+LEFT_WRIST, RIGHT_WRIST = indices("left_wrist", "right_wrist")
+UPPER_INNER_LIP, LOWER_INNER_LIP = indices("face_62", "face_66")
+LEFT_SHOULDER, RIGHT_SHOULDER = indices("left_shoulder", "right_shoulder")

@@ -1,14 +1,17 @@
-"""What a pose is, and the way between its four forms.
+"""The representations of a pose and the conversions between them.
 
-    keypoints_137  (..., 3, 137)  x, y in picture pixels, confidence (OpenPose)
-    poses_px       (..., 2, 121)  pixels relative to the neck ("global" form)
-    hierarchical   (..., 2, 121)  the same, but face points relative to the nose tip
-                                  and hand points relative to their wrist
-    poses_norm     (..., 2, 121)  either form, minus the speaker's mean, over its std
+    keypoints     (..., dims + 1, joints)  `OPENPOSE` joints: image pixels, confidence
+    poses_px      (..., dims, joints)      `UPPER_BODY` joints: pixels relative to the
+                                           neck (the "global" form)
+    hierarchical  (..., dims, joints)      as `poses_px`, but face points relative to
+                                           the tip of the nose, hand points relative to
+                                           the wrist
+    poses_norm    (..., dims, joints)      either form, minus the speaker's mean,
+                                           divided by the speaker's std
 
-Final poses, which are drawn and scored, are `poses_px` times the speaker's scale
-factor, so that all speakers have one size. Every function takes NumPy or JAX arrays
-and gives back the same kind.
+Poses are drawn and scored as final poses: `poses_px` times the speaker's scale factor,
+so that all speakers have the same size. All functions accept NumPy or JAX arrays and
+return the same kind.
 """
 
 import dataclasses
@@ -22,31 +25,29 @@ from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
 if TYPE_CHECKING:
-  # What goes in, NumPy or JAX, comes out.
-  Poses: TypeAlias = Any
+  # Functions return the kind of array that they are given, NumPy or JAX.
   Keypoints: TypeAlias = Any
+  Poses: TypeAlias = Any
+  Detected: TypeAlias = Any
 else:
-  Poses = Float[np.ndarray | jax.Array, "*batch 2 121"]
-  Keypoints = Shaped[np.ndarray | jax.Array, "..."]  # checked by hand, for users
+  _DIMS, _JOINTS = kp.UPPER_BODY.shape
+  Keypoints = Shaped[np.ndarray | jax.Array, "..."]  # its shape raises a UserError
+  Poses = Float[np.ndarray | jax.Array, f"*batch {_DIMS} {_JOINTS}"]
+  Detected = Bool[np.ndarray, f"*batch {_JOINTS}"]
 
-_NUM_137 = len(kp.KEYPOINTS_137)
-
-# Parent of each keypoint: `hierarchical = poses - has_parent * poses[..., parent]`.
-_PARENT = np.arange(kp.NUM_KEYPOINTS)
-_PARENT[kp.FACE] = kp.FACE_ROOT
-_PARENT[kp.LEFT_HAND] = kp.LEFT_WRIST
-_PARENT[kp.RIGHT_HAND] = kp.RIGHT_WRIST
-_HAS_PARENT = (np.arange(kp.NUM_KEYPOINTS) != _PARENT).astype(np.float32)
+# `hierarchical = poses - has_parent * poses[..., parent]`
+_PARENT = kp.UPPER_BODY.parent_index
+_HAS_PARENT = (np.arange(len(_PARENT)) != _PARENT).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PoseTable:
-  """Statistics of one form (hierarchical or global) of a speaker's poses.
+  """Statistics of a speaker's poses in one form (hierarchical or global).
 
   Attributes:
-    mean: (2, 121) float32, pixels relative to the neck.
-    std: (2, 121) float32, pixels, positive.
-    scale_factor: common size / speaker's size, times which poses become final.
+    mean: (dims, joints) float32, pixels.
+    std: (dims, joints) float32, pixels, positive.
+    scale_factor: common size / speaker's size; multiplies poses to give final poses.
   """
 
   mean: np.ndarray
@@ -54,54 +55,78 @@ class PoseTable:
   scale_factor: float
 
 
-def from_keypoints_137(keypoints: Keypoints) -> Poses:
-  """Upper-body pose relative to the neck.
+def from_openpose(keypoints: Keypoints) -> Poses:
+  """Keypoints of `OPENPOSE` -> poses of `UPPER_BODY`. Inverse of `to_openpose`.
 
   Args:
-    keypoints: (..., 3 or 2, 137) picture pixels; a third row (confidence) is dropped.
+    keypoints: (..., dims + 1, joints) image pixels and confidence, which is ignored
+      and may be missing.
 
   Returns:
-    (..., 2, 121) pixels relative to the neck.
+    (..., dims, joints) pixels relative to the neck.
 
   Raises:
-    UserError: the last two axes are not (2 or 3, 137).
+    UserError: the last two axes have another shape.
   """
-  if keypoints.ndim < 2 or keypoints.shape[-2:] not in {(2, _NUM_137), (3, _NUM_137)}:
-    raise UserError(
-      f"keypoints have shape {tuple(keypoints.shape)}, expected (..., 3, {_NUM_137})"
-    )
-  xy = keypoints[..., :2, :]
-  return xy[..., kp.FROM_137] - xy[..., kp.NECK_137, None]
+  skeleton, shape = kp.OPENPOSE, tuple(keypoints.shape)
+  if shape[-2:] not in {skeleton.shape, skeleton.detection_shape}:
+    rows, joints = skeleton.detection_shape
+    raise UserError(f"keypoints have shape {shape}, expected (..., {rows}, {joints})")
+  xy = keypoints[..., : skeleton.dims, :]
+  return xy[..., kp.FROM_OPENPOSE] - xy[..., skeleton.index["neck"], None]
+
+
+def to_openpose(
+  poses_px: np.ndarray, neck_px: tuple[float, float], scale: float = 1.0
+) -> np.ndarray:
+  """Places poses in an image. Inverse of `from_openpose`; NumPy only.
+
+  Args:
+    poses_px: (T, dims, joints) pixels relative to the neck.
+    neck_px: position of the neck in the image, in pixels.
+    scale: image pixels per pixel of `poses_px`.
+
+  Returns:
+    (T, dims + 1, joints) float32 keypoints of `OPENPOSE`. The confidence is 1; joints
+    that `UPPER_BODY` does not have are 0, 0, 0.
+  """
+  keypoints = np.zeros((len(poses_px), *kp.OPENPOSE.detection_shape), np.float32)
+  neck = np.asarray(neck_px, np.float32)
+  index = kp.OPENPOSE.index["neck"]
+  keypoints[:, :-1, kp.FROM_OPENPOSE] = poses_px * scale + neck[:, None]
+  keypoints[:, :-1, index] = neck
+  keypoints[:, -1, [*kp.FROM_OPENPOSE, index]] = 1
+  return keypoints
 
 
 def to_hierarchical(poses_px: Poses) -> Poses:
-  """Global -> hierarchical; inverse of `to_global`. Any (..., 2, 121)."""
+  """Global -> hierarchical poses, (..., dims, joints). Inverse of `to_global`."""
   return poses_px - _HAS_PARENT * poses_px[..., _PARENT]
 
 
 def to_global(hierarchical: Poses) -> Poses:
-  """Hierarchical -> global; inverse of `to_hierarchical`. Any (..., 2, 121)."""
-  # A parent is never a child, so its own coordinates are already global.
+  """Hierarchical -> global poses, (..., dims, joints). Inverse of `to_hierarchical`."""
+  # No parent has a parent itself, so the coordinates of parents are already global.
   return hierarchical + _HAS_PARENT * hierarchical[..., _PARENT]
 
 
 def normalize(poses: Poses, table: PoseTable) -> Poses:
-  """(..., 2, 121) pixels -> zero mean, unit std; inverse of `denormalize`."""
+  """(..., dims, joints) pixels -> zero mean, unit std. Inverse of `denormalize`."""
   return (poses - table.mean) / table.std
 
 
 def denormalize(poses_norm: Poses, table: PoseTable) -> Poses:
-  """Inverse of `normalize`. Any (..., 2, 121)."""
+  """(..., dims, joints) normalised -> pixels. Inverse of `normalize`."""
   return poses_norm * table.std + table.mean
 
 
 def to_final(poses_norm: Poses, table: PoseTable, hierarchical: bool) -> Poses:
-  """What a model predicts -> final poses in pixels of the common speaker size.
+  """Predictions of a model -> final poses in pixels of the common speaker size.
 
   Args:
-    poses_norm: (..., 2, 121) normalised poses.
-    table: the table they were normalised with.
-    hierarchical: the form that `table` describes.
+    poses_norm: (..., dims, joints) normalised poses.
+    table: the table that they were normalised with.
+    hierarchical: whether poses and table are in the hierarchical form.
   """
   poses = denormalize(poses_norm, table)
   if hierarchical:
@@ -110,12 +135,13 @@ def to_final(poses_norm: Poses, table: PoseTable, hierarchical: bool) -> Poses:
 
 
 def to_form(poses_px: Poses, hierarchical: bool) -> Poses:
-  """(..., 2, 121) global poses in the form that an experiment trains on."""
+  """(..., dims, joints) global poses -> the form that an experiment trains on."""
   return to_hierarchical(poses_px) if hierarchical else poses_px
 
 
-def detected_with_parent(
-  detected: Bool[np.ndarray, "*batch 121"],
-) -> Bool[np.ndarray, "*batch 121"]:
-  """(..., 121) bool: of the points whose hierarchical coordinates are meaningful."""
+def detected_with_parent(detected: Detected) -> Detected:
+  """(..., joints) bool: whether a joint and its parent, if any, were detected."""
   return detected & detected[..., _PARENT]
+
+
+from_keypoints_137 = from_openpose  # the old name; to be deleted when nothing uses it

@@ -1,15 +1,16 @@
-"""A speaker's pose statistics: what its poses are normalised with.
+"""Pose statistics of speakers, used to normalise their poses.
 
-A table describes one form of the pose (hierarchical or global): mean and std of the
-2 x 121 coordinates over the frames of the train split, in pixels relative to the neck,
-and the factor that brings the speaker to the common size. The tables of the published
-speakers are data (`assets/speaker_stats.json`); a new speaker gets its own from its
-train split (`RunningStatistics`).
+A table describes one form of the poses (hierarchical or global): the mean and std of
+each coordinate over the frames of the train split, in pixels, and the factor that
+scales the speaker to the common size. The tables of the published speakers are in
+`assets/speaker_stats.json`; those of a new speaker are computed from the train split
+(`RunningStatistics`).
 """
 
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -20,10 +21,10 @@ from sdt_jax import pose
 from sdt_jax.errors import UserError
 from sdt_jax.pose import PoseTable
 
-# Shoulder width that the published scale factors bring every speaker's mean pose to.
+# Shoulder width of every speaker's mean pose, once scaled by a published factor.
 COMMON_SHOULDER_WIDTH_PX = 316.16084
 
-# Below the precision of a keypoint: keeps a point that never moves from dividing by 0.
+# Less than the precision of a keypoint; avoids division by 0 where nothing moves.
 MIN_STD_PX = 0.1
 
 _PUBLISHED = pathlib.Path(__file__).parent / "assets" / "speaker_stats.json"
@@ -31,17 +32,17 @@ _PUBLISHED = pathlib.Path(__file__).parent / "assets" / "speaker_stats.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Speaker:
-  """A name with the tables of both forms; some published ones lack `global_`."""
+  """The tables of a speaker. Some published speakers have no `global_` table."""
 
   name: str
   hierarchical: PoseTable
   global_: PoseTable | None
 
   def table(self, hierarchical: bool) -> PoseTable:
-    """The table of that form.
+    """The table of the hierarchical or of the global form.
 
     Raises:
-      UserError: there is no table of the global form for this speaker.
+      UserError: this speaker has no table of the global form.
     """
     if hierarchical:
       return self.hierarchical
@@ -59,7 +60,7 @@ def _published() -> dict[str, Any]:
 
 
 def published_names() -> list[str]:
-  """Names of the speakers whose tables were published."""
+  """Names of the speakers with published tables."""
   return sorted(_published())
 
 
@@ -67,7 +68,7 @@ def published(name: str) -> Speaker:
   """The published tables of a speaker.
 
   Raises:
-    UserError: no tables were published under this name.
+    UserError: there are no published tables for this speaker.
   """
   if name not in _published():
     raise UserError(
@@ -78,7 +79,7 @@ def published(name: str) -> Speaker:
 
 
 def to_json(speaker: Speaker) -> dict[str, Any]:
-  """Plain containers for `json.dumps`; inverse of `from_json`."""
+  """Speaker -> containers for `json.dumps`. Inverse of `from_json`."""
   forms = {"hierarchical": speaker.hierarchical, "global": speaker.global_}
   return {
     form: {
@@ -96,11 +97,11 @@ def from_json(name: str, tables: Any, where: str) -> Speaker:
 
   Args:
     name: the speaker's name.
-    tables: what `to_json` gave.
-    where: the file it comes from, for the error message.
+    tables: the output of `to_json`.
+    where: the file that contains the tables, for error messages.
 
   Raises:
-    UserError: a field is missing, of the wrong shape, not finite or not positive.
+    UserError: a field is missing, has the wrong shape, or is not finite or positive.
   """
   if not isinstance(tables, dict) or "hierarchical" not in tables:
     raise UserError(
@@ -117,30 +118,31 @@ def from_json(name: str, tables: Any, where: str) -> Speaker:
 def _table_from_json(table: Any, where: str) -> PoseTable:
   try:
     mean, std = (
-      np.asarray(table[k], np.float32).reshape(2, kp.NUM_KEYPOINTS)
+      np.asarray(table[k], np.float32).reshape(kp.UPPER_BODY.shape)
       for k in ("mean", "std")
     )
     scale_factor = float(table["scale_factor"])
   except (KeyError, TypeError, ValueError, OverflowError) as e:
     raise UserError(
-      f"{where}: expected mean and std of {2 * kp.NUM_KEYPOINTS} numbers and a "
-      f"scale_factor ({type(e).__name__}: {e}); restore the file"
+      f"{where}: mean and std must have {math.prod(kp.UPPER_BODY.shape)} numbers, "
+      f"scale_factor must be a number ({type(e).__name__}: {e}); restore the file"
     ) from e
   finite = all(np.isfinite(x).all() for x in (mean, std, scale_factor))
   if not (finite and (std > 0).all() and scale_factor > 0):
     raise UserError(
-      f"{where}: mean, std and scale_factor must be finite, the latter two positive"
+      f"{where}: mean, std and scale_factor must be finite, std and scale_factor "
+      "positive; restore the file"
     )
   return PoseTable(mean, std, scale_factor)
 
 
 class _Moments:
-  """Running count, sum and sum of squares of (..., 2, 121) coordinates."""
+  """Running count, sum and sum of squares of the coordinates of poses."""
 
   def __init__(self):
-    self.count = np.zeros(kp.NUM_KEYPOINTS, np.int64)
-    self._sum = np.zeros((2, kp.NUM_KEYPOINTS))
-    self._sum_of_squares = np.zeros((2, kp.NUM_KEYPOINTS))
+    self.count = np.zeros(kp.UPPER_BODY.num_joints, np.int64)
+    self._sum = np.zeros(kp.UPPER_BODY.shape)
+    self._sum_of_squares = np.zeros(kp.UPPER_BODY.shape)
 
   def add(self, poses: np.ndarray, valid: np.ndarray) -> None:
     poses = np.where(valid[:, None], poses, 0).astype(np.float64)
@@ -156,30 +158,29 @@ class _Moments:
 
 
 class RunningStatistics:
-  """Statistics of a speaker from its train split, which comes piece by piece.
+  """Statistics of a speaker, accumulated over the clips of the train split.
 
-  Points that were not detected are left out; in the hierarchical form also those whose
-  parent was not.
+  Points that were not detected are ignored; in the hierarchical form also points whose
+  parent was not detected.
   """
 
   def __init__(self):
     self._hierarchical, self._global = _Moments(), _Moments()
 
   def add(self, poses_px: np.ndarray, detected: np.ndarray) -> None:
-    """Takes in (T, 2, 121) poses and (T, 121) which of their points count."""
+    """Adds poses (T, dims, joints); `detected` (T, joints) bool masks their points."""
     valid = pose.detected_with_parent(detected)
     self._hierarchical.add(pose.to_hierarchical(poses_px), valid)
     self._global.add(poses_px, detected)
 
   def speaker(self, name: str) -> Speaker:
-    """The statistics so far.
+    """The statistics of all frames added so far.
 
     Raises:
-      UserError: some keypoint was never detected, or the shoulders coincide.
+      UserError: a joint was never detected, or the shoulders coincide.
     """
-    missing = [
-      kp.KEYPOINTS_121[i] for i in np.flatnonzero(self._hierarchical.count == 0)
-    ]
+    never = self._hierarchical.count == 0
+    missing = [n for n, m in zip(kp.UPPER_BODY.names, never, strict=True) if m]
     if missing:
       more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
       raise UserError(
@@ -187,7 +188,8 @@ class RunningStatistics:
         f"{', '.join(missing[:5])}{more}"
       )
     mean = self._hierarchical.table(1.0).mean
-    width = np.linalg.norm(mean[:, kp.LEFT_SHOULDER] - mean[:, kp.RIGHT_SHOULDER])
+    left, right = mean[:, kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")].T
+    width = np.linalg.norm(left - right)
     if width < 1:
       raise UserError(
         f"speaker {name}: the mean shoulder width is {width:.3f} px; are these poses?"
@@ -197,7 +199,7 @@ class RunningStatistics:
 
 
 def from_poses(name: str, poses_px: np.ndarray, detected: np.ndarray) -> Speaker:
-  """`RunningStatistics` in one go, of (N, 2, 121) frames and (N, 121) bool."""
+  """`RunningStatistics` of poses (T, dims, joints) and `detected` (T, joints)."""
   statistics = RunningStatistics()
   statistics.add(poses_px, detected)
   return statistics.speaker(name)

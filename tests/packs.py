@@ -1,4 +1,4 @@
-"""Small data packs in the published layout, written by the tests that read them."""
+"""Writes small data packs in the published format, for tests."""
 
 import csv
 import pathlib
@@ -12,11 +12,11 @@ COLUMNS = "dataset,start,end,interval_id,pose_fn,audio_fn,video_fn,speaker"
 
 
 def keypoints(seed: int) -> np.ndarray:
-  """(64, 3, 137) float32: a fixed person of 300 px shoulders, shaking by 5 px."""
+  """(64, dims + 1, joints) float32: a still person with noise of 5 px."""
   rng = np.random.default_rng(seed)
-  person = np.random.default_rng(99).uniform(300, 600, (2, len(kp.KEYPOINTS_137)))
+  person = np.random.default_rng(99).uniform(300, 600, kp.OPENPOSE.shape)
   for name, x in (("right_shoulder", 490), ("neck", 640), ("left_shoulder", 790)):
-    person[:, kp.INDEX_137[name]] = x, 300
+    person[:, kp.OPENPOSE.index[name]] = x, 300
   xy = person + rng.normal(0, 5, (audio.CLIP_FRAMES, *person.shape))
   confidence = rng.uniform(0.1, 1, (audio.CLIP_FRAMES, 1, person.shape[1]))
   return np.concatenate([xy, confidence], 1).astype(np.float32)
@@ -27,7 +27,7 @@ def sound(seed: int, num_samples: int = 68_266) -> np.ndarray:
 
 
 def write_clip(path: pathlib.Path, seed: int = 0, **arrays) -> None:
-  """A good clip, but for the given arrays; None leaves one out."""
+  """Writes a good clip, but with the given arrays; None omits an array."""
   content = {"pose": keypoints(seed), "audio": sound(seed)} | arrays
   path.parent.mkdir(parents=True, exist_ok=True)
   np.savez(path, **{key: value for key, value in content.items() if value is not None})
@@ -38,7 +38,7 @@ def write_pack(
   labels: str = "train train train dev dev",
   speaker: str = "zoe",
 ) -> pathlib.Path:
-  """A pack with a clip for each label; returns the speaker's folder."""
+  """Writes a pack with one clip per label; returns the speaker's folder."""
   folder = root / speaker
   rows = []
   for i, label in enumerate(labels.split()):

@@ -8,6 +8,7 @@ import packs
 import pytest
 
 from sdt_jax import audio, pose, speakers
+from sdt_jax import keypoints as kp
 from sdt_jax.data import builder, pack, speech2gesture, synthetic, synthetic_speaker
 from sdt_jax.errors import UserError
 
@@ -44,8 +45,9 @@ def test_examples_are_the_clips_in_the_order_of_the_csv(tmp_path, monkeypatch):
 def test_statistics_are_those_of_the_train_split(tmp_path):
   folder = packs.write_pack(tmp_path)
   keypoints = packs.keypoints(7)
-  keypoints[:30, :, 100] = 0  # a finger that is missing for a while
-  keypoints[10:20, :, 4] = 0  # and the wrist of the other hand
+  # A finger is missing for a while, and the wrist of the other hand.
+  keypoints[:30, :, kp.OPENPOSE.index["left_hand_index_1"]] = 0
+  keypoints[10:20, :, kp.OPENPOSE.index["right_wrist"]] = 0
   packs.write_clip(folder / "clips/npz/talk-1.npz", pose=keypoints)
   built = prepare(tmp_path)
   clips = list(built.sources["train"])
@@ -61,16 +63,16 @@ def test_statistics_are_those_of_the_train_split(tmp_path):
     assert ours.scale_factor == pytest.approx(theirs.scale_factor)
 
 
-def test_statistics_name_what_was_never_detected(tmp_path):
+def test_points_that_were_never_detected_are_named(tmp_path):
   folder = packs.write_pack(tmp_path, "train dev")
   keypoints = packs.keypoints(0)
-  keypoints[:, :, 95:116] = 0
+  keypoints[:, :, kp.OPENPOSE.part("left_hand")] = 0
   packs.write_clip(folder / "clips/npz/talk-0.npz", pose=keypoints)
   with pytest.raises(UserError, match=r"never detected .*: left_hand_root, .* 16 more"):
     prepare(tmp_path)
 
 
-def test_built_once_and_anew_when_the_pack_changes(tmp_path, monkeypatch):
+def test_rebuilt_only_if_the_pack_changes(tmp_path, monkeypatch):
   folder = packs.write_pack(tmp_path)
   first = prepare(tmp_path)
   with monkeypatch.context() as patch:
@@ -86,7 +88,7 @@ def test_built_once_and_anew_when_the_pack_changes(tmp_path, monkeypatch):
   np.testing.assert_array_equal(changed.sources["train"][0]["audio"], packs.sound(50))
 
 
-def test_bad_clip_stops_the_build_and_leaves_nothing(tmp_path):
+def test_bad_clip_stops_the_build_and_leaves_no_files(tmp_path):
   bad = packs.write_pack(tmp_path) / "clips/npz/talk-2.npz"
   packs.write_clip(bad, pose=np.zeros((64, 3, 135)))
   with pytest.raises(UserError, match=r"^zoe/clips/npz/talk-2: pose has .*skip_bad"):
@@ -96,7 +98,7 @@ def test_bad_clip_stops_the_build_and_leaves_nothing(tmp_path):
   assert len(prepare(tmp_path).sources["train"]) == 3
 
 
-def test_killed_build_is_not_taken_for_a_data_set(tmp_path):
+def test_killed_build_is_not_used(tmp_path):
   packs.write_pack(tmp_path)
   program = f"""
 import os, pathlib
@@ -109,7 +111,7 @@ speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
 """
   killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
   assert killed.returncode == 9
-  assert list((tmp_path / "built").rglob("*train*"))  # it had begun to write
+  assert list((tmp_path / "built").rglob("*train*"))  # it had started to write
   built = prepare(tmp_path)
   assert [len(built.sources[split]) for split in builder.SPLITS] == [3, 2]
 
@@ -130,10 +132,10 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
   assert len(clip_ids(built.sources["train"])) == 3
 
 
-def test_skipped_clips_are_counted_and_close_up(tmp_path, monkeypatch, caplog):
+def test_skipped_clips_are_counted_and_leave_no_gaps(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(speech2gesture, "_CLIPS_PER_SHARD", 2)
   folder = packs.write_pack(tmp_path, "train " * 6 + "dev dev")
-  for i in (2, 3, 6):  # a whole file of train, and one of dev
+  for i in (2, 3, 6):  # all clips of a train file, and one of dev
     packs.write_clip(folder / f"clips/npz/talk-{i}.npz", audio=np.zeros(10))
   (folder / "clips/npz/talk-5.npz").unlink()
   for _ in range(2):  # built, then opened
@@ -144,12 +146,12 @@ def test_skipped_clips_are_counted_and_close_up(tmp_path, monkeypatch, caplog):
     ]
     assert ids == ["0", "1", "4"]
     assert len(built.sources["dev"]) == 1
-  assert "zoe: 4 bad clips left out" in caplog.text
+  assert "zoe: 4 bad clips skipped" in caplog.text
   with pytest.raises(UserError, match="zoe/clips/npz/talk-2: audio"):
-    prepare(tmp_path)  # who asked to stop does not get the data set without them
+    prepare(tmp_path)  # not the data set that was built without them
 
 
-def test_nothing_left_after_skipping(tmp_path):
+def test_no_clips_left_after_skipping(tmp_path):
   folder = packs.write_pack(tmp_path, "train dev")
   packs.write_clip(folder / "clips/npz/talk-1.npz", audio=np.zeros(10))
   with pytest.raises(UserError, match="zoe: no good clip in the dev split"):
@@ -157,7 +159,7 @@ def test_nothing_left_after_skipping(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two words", "über", "50%", "a{b}c", "v1.0-x"])
-def test_any_folder_name_is_a_speaker(tmp_path, name):
+def test_any_folder_name_can_be_a_speaker(tmp_path, name):
   packs.write_pack(tmp_path, "train dev", speaker=name)
   for _ in range(2):
     built = speech2gesture.prepare(tmp_path, name, tmp_path / "built")
@@ -184,7 +186,7 @@ def test_full_disk(tmp_path):
   assert len(prepare(tmp_path).sources["train"]) == 3
 
 
-def test_progress_goes_to_stderr_and_nothing_else_is_said(tmp_path, capfd):
+def test_progress_bar_is_the_only_output(tmp_path, capfd):
   packs.write_pack(tmp_path)
   prepare(tmp_path)
   out, err = capfd.readouterr()
@@ -199,6 +201,8 @@ def test_without_tensorflow(tmp_path):
   packs.write_pack(tmp_path)
   program = f"""
 import sys
+import sdt_jax.data
+assert "tensorflow_datasets" not in sys.modules  # the registry is quick to import
 from sdt_jax.data import pipeline, speech2gesture
 built = speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
 split = pipeline.open_split(built.sources["train"], built.statistics, hierarchical=True)
@@ -225,7 +229,7 @@ def test_synthetic_clips_are_cut_from_performances(ada):
   first = audio.num_samples(start)
   for key, expected in {
     "audio": performance.audio[first : first + 68_266],
-    "poses": pose.from_keypoints_137(performance.keypoints)[frames],
+    "poses": pose.from_openpose(performance.keypoints)[frames],
     "template": performance.template[frames],
     "mouth_opening": performance.mouth_opening[frames],
     "prominence": performance.prominence[frames],
@@ -245,7 +249,7 @@ def test_synthetic_splits_share_no_performance(ada):
   assert len(set(ids)) == 63
 
 
-def test_synthetic_is_the_same_again_and_another_for_another_name(ada, tmp_path):
+def test_synthetic_is_reproducible_and_depends_on_the_name(ada, tmp_path):
   again = synthetic.prepare("ada", 2, 1, tmp_path)
   assert clip_ids(again.sources["dev"]) == clip_ids(ada.sources["dev"])[:1]
   other = synthetic.prepare("ben", 2, 1, tmp_path)
@@ -256,7 +260,7 @@ def test_synthetic_is_the_same_again_and_another_for_another_name(ada, tmp_path)
   assert len({again.path, other.path, one_more.path}) == 3
 
 
-def test_synthetic_is_made_anew_by_another_program(ada, tmp_path, monkeypatch):
+def test_synthetic_is_rebuilt_if_the_code_changes(ada, tmp_path, monkeypatch):
   first = synthetic.prepare("ada", 1, 1, tmp_path)
   perform = synthetic_speaker.perform
 
@@ -276,7 +280,7 @@ def test_synthetic_is_made_anew_by_another_program(ada, tmp_path, monkeypatch):
     (("", 4, 4), "give the synthetic speaker a name"),
   ],
 )
-def test_synthetic_refuses(tmp_path, args, message):
+def test_synthetic_errors(tmp_path, args, message):
   with pytest.raises(UserError, match=message):
     synthetic.prepare(*args, tmp_path)
 
@@ -285,6 +289,6 @@ def test_real_packs(real_pack, tmp_path):
   for speaker, width in (("oliver", 295.1), ("kubinec", 291.9)):
     built = speech2gesture.prepare(real_pack, speaker, tmp_path)
     scale = built.statistics.hierarchical.scale_factor
-    # The pack's description gives the width over the whole video, a scaled one more.
+    # Shoulder widths from the pack's description, which are those of the whole video.
     measured = speakers.COMMON_SHOULDER_WIDTH_PX / scale
     assert measured == pytest.approx(width, rel=0.02)

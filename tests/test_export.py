@@ -22,20 +22,20 @@ def test_openpose_comes_back_about_the_neck(tmp_path):
     "speech_000000000000_keypoints.json"
   )
   keypoints = openpose.read_openpose_folder(folder)
-  np.testing.assert_allclose(keypoints[:, :2, kp.NECK_137], [neck] * 6)
-  poses = pose.from_keypoints_137(keypoints) / scale
+  np.testing.assert_allclose(keypoints[:, :2, kp.OPENPOSE.index["neck"]], [neck] * 6)
+  poses = pose.from_openpose(keypoints) / scale
   np.testing.assert_allclose(poses, POSES, atol=0.01)
 
 
 def test_openpose_has_zeros_where_there_is_no_point(tmp_path):
   poses = POSES.copy()
-  poses[2, :, kp.LEFT_WRIST] = np.nan
-  poses[3, 0, kp.LEFT_WRIST] = np.nan
+  poses[2, :, kp.UPPER_BODY.index["left_wrist"]] = np.nan
+  poses[3, 0, kp.UPPER_BODY.index["left_wrist"]] = np.nan
   (folder,) = exports.export(["openpose"], tmp_path / "a", poses)
   keypoints = openpose.read_openpose_folder(folder)
-  absent = set(range(137)) - {*kp.FROM_137, kp.NECK_137}
+  absent = set(range(137)) - {*kp.FROM_OPENPOSE, kp.OPENPOSE.index["neck"]}
   assert not keypoints[:, :, sorted(absent)].any()
-  wrist = keypoints[:, :, kp.INDEX_137["left_wrist"]]
+  wrist = keypoints[:, :, kp.OPENPOSE.index["left_wrist"]]
   np.testing.assert_array_equal(wrist.any(axis=1), [1, 1, 0, 0, 1, 1])
   person = json.loads(sorted(folder.iterdir())[0].read_text())["people"][0]
   lengths = {name: len(v) for name, v in person.items() if name.endswith("_2d")}
@@ -70,7 +70,7 @@ def test_csv_has_named_columns(tmp_path):
   assert rows[1]["nose_x"] == rows[1]["nose_y"] == ""
   for name in ("right_wrist", "face_30", "left_hand_thumb_4"):
     ours = [[float(row[f"{name}_{axis}"]) for axis in "xy"] for row in rows]
-    np.testing.assert_allclose(ours, poses[:, :, kp.INDEX_121[name]], atol=5e-4)
+    np.testing.assert_allclose(ours, poses[:, :, kp.UPPER_BODY.index[name]], atol=5e-4)
 
 
 def test_all_kinds_at_once_in_their_order(tmp_path):
@@ -120,7 +120,7 @@ def test_an_impossible_place_is_named(tmp_path, neck, scale, complaint):
 
 
 def _read_openpose(path):
-  return pose.from_keypoints_137(openpose.read_openpose_folder(path))
+  return pose.from_openpose(openpose.read_openpose_folder(path))
 
 
 READERS = {

@@ -1,4 +1,4 @@
-"""The names of the keypoints against the numbers that the published data is in."""
+"""The joint names against the numbering of the published data."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,13 @@ import pytest
 from sdt_jax import keypoints as kp
 
 
-def test_names_are_unique():
-  assert len(set(kp.KEYPOINTS_137)) == len(kp.KEYPOINTS_137) == 137
-  assert len(set(kp.KEYPOINTS_121)) == kp.NUM_KEYPOINTS == 121
+@pytest.mark.parametrize(
+  ("skeleton", "joints"), [(kp.OPENPOSE, 137), (kp.UPPER_BODY, 121)]
+)
+def test_shapes_and_unique_names(skeleton, joints):
+  assert len(set(skeleton.names)) == len(skeleton.names) == skeleton.num_joints
+  assert skeleton.shape == (2, joints)
+  assert skeleton.detection_shape == (3, joints)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +30,8 @@ def test_names_are_unique():
     ("right_hand_little_4", 136),
   ],
 )
-def test_137_is_the_layout_of_openpose(name, index):
-  assert kp.INDEX_137[name] == index
+def test_layout_of_openpose(name, index):
+  assert kp.OPENPOSE.index[name] == index
 
 
 @pytest.mark.parametrize(
@@ -47,37 +51,48 @@ def test_137_is_the_layout_of_openpose(name, index):
     ("right_hand_root", 100),
   ],
 )
-def test_121_is_the_layout_of_the_original(name, index):
-  assert kp.INDEX_121[name] == index
-  assert kp.indices(name) == [index]
+def test_layout_of_the_upper_body_is_that_of_the_original(name, index):
+  assert kp.UPPER_BODY.index[name] == index
+  assert kp.UPPER_BODY.indices(name) == [index]
 
 
-def test_121_leaves_out_the_neck_the_ears_and_the_lower_body():
-  missing = sorted(set(range(137)) - set(kp.FROM_137))
-  assert missing == [kp.NECK_137, *range(8, 15), *range(17, 25)]
+def test_upper_body_has_no_neck_no_ears_and_no_lower_body():
+  missing = sorted(set(range(137)) - set(kp.FROM_OPENPOSE))
+  assert missing == [1, *range(8, 15), *range(17, 25)]
 
 
 def test_the_index_map_keeps_the_names():
-  assert tuple(kp.KEYPOINTS_137[i] for i in kp.FROM_137) == kp.KEYPOINTS_121
+  names = tuple(kp.OPENPOSE.names[i] for i in kp.FROM_OPENPOSE)
+  assert names == kp.UPPER_BODY.names
 
 
-def test_parts_cover_every_keypoint_once():
-  together = np.concatenate(list(kp.PARTS.values()))
-  assert sorted(together) == list(range(kp.NUM_KEYPOINTS))
-  sizes = {name: len(part) for name, part in kp.PARTS.items()}
-  assert sizes == {"body": 9, "face": 70, "left_hand": 21, "right_hand": 21}
+@pytest.mark.parametrize(("skeleton", "body"), [(kp.OPENPOSE, 25), (kp.UPPER_BODY, 9)])
+def test_parts_cover_every_joint_once(skeleton, body):
+  parts = {name: skeleton.part(name) for name in skeleton.parts}
+  together = np.concatenate(list(parts.values()))
+  assert sorted(together) == list(range(skeleton.num_joints))
+  sizes = {name: len(part) for name, part in parts.items()}
+  assert sizes == {"body": body, "face": 70, "left_hand": 21, "right_hand": 21}
+
+
+def test_parents_are_the_roots_of_face_and_hands():
+  skeleton = kp.UPPER_BODY
+  parents = [skeleton.names[i] for i in skeleton.parent_index]
+  assert parents[:9] == list(skeleton.parts["body"])
+  assert parents[9:] == ["face_30"] * 70 + ["left_wrist"] * 21 + ["right_wrist"] * 21
+  assert (kp.OPENPOSE.parent_index == np.arange(137)).all()
 
 
 def test_an_unknown_name_is_an_error():
   with pytest.raises(KeyError, match="left_tail"):
-    kp.indices("nose", "left_tail")
+    kp.UPPER_BODY.indices("nose", "left_tail")
 
 
 def test_chains_consist_of_known_names():
   chains = [kp.ARM_CHAIN, *kp.FACE_CHAINS.values()]
   for side in ("left", "right"):
     chains += kp.finger_chains(side).values()
-  assert {name for chain in chains for name in chain} <= {*kp.KEYPOINTS_121, "neck"}
+  assert {name for chain in chains for name in chain} <= {*kp.UPPER_BODY.names, "neck"}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -85,7 +100,7 @@ def test_fingers_cover_the_hand(side):
   chains = kp.finger_chains(side)
   names = {name for chain in chains.values() for name in chain}
   assert len(chains) == 5
-  assert set(kp.indices(*names)) == set(kp.PARTS[f"{side}_hand"])
+  assert names == set(kp.UPPER_BODY.parts[f"{side}_hand"])
   assert all(chain[0] == f"{side}_hand_root" for chain in chains.values())
 
 

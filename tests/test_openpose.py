@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdt_jax import keypoints as kp
-from sdt_jax import pose
 from sdt_jax.errors import UserError
 from sdt_jax.exports import openpose
 
@@ -25,34 +24,27 @@ def _frame(person):
   return openpose.from_json({"version": 1.3, "people": [person]}, "x.json")
 
 
-def test_a_folder_comes_back_to_a_thousandth(tmp_path):
+def test_folder_round_trip_to_a_thousandth(tmp_path):
   keypoints = person(5)
   keypoints[2] = 0  # nobody
-  keypoints[3][:, kp.INDEX_137["left_hand_root"] :] = 0  # no hands
+  keypoints[3][:, kp.OPENPOSE.index["left_hand_root"] :] = 0  # no hands
   openpose.write_openpose_folder(keypoints, tmp_path / "a")
   back = openpose.read_openpose_folder(tmp_path / "a")
   np.testing.assert_allclose(back, keypoints, atol=6e-4)
   np.testing.assert_array_equal(back[2], 0)
-  # What was read is written as it was.
+  # Writing what was read gives the same values again.
   openpose.write_openpose_folder(back, tmp_path / "b")
   np.testing.assert_array_equal(openpose.read_openpose_folder(tmp_path / "b"), back)
 
 
-def test_an_export_is_replaced_and_other_files_are_not(tmp_path):
+def test_an_export_replaces_an_export_but_no_other_files(tmp_path):
   openpose.write_openpose_folder(person(5), tmp_path / "a")
   openpose.write_openpose_folder(person(2), tmp_path / "a")
   assert len(openpose.read_openpose_folder(tmp_path / "a")) == 2
   (tmp_path / "a" / "thesis.doc").write_text("years of work")
-  with pytest.raises(UserError, match="holds other files"):
+  with pytest.raises(UserError, match="contains other files"):
     openpose.write_openpose_folder(person(2), tmp_path / "a")
   assert (tmp_path / "a" / "thesis.doc").exists()
-
-
-def test_poses_are_placed_and_found_again():
-  poses = np.random.default_rng(0).normal(0, 100, (4, 2, kp.NUM_KEYPOINTS))
-  keypoints = openpose.to_keypoints_137(poses, (640, 300), scale=0.5)
-  np.testing.assert_allclose(pose.from_keypoints_137(keypoints), poses / 2, atol=1e-3)
-  assert (keypoints[:, :, kp.INDEX_137["left_ankle"]] == 0).all()
 
 
 def test_older_names_and_the_older_body_are_read():
@@ -65,18 +57,19 @@ def test_older_names_and_the_older_body_are_read():
     }
   )
   # The 18th point of the older body is the left ear, the 9th the right hip.
-  np.testing.assert_allclose(old[:, kp.INDEX_137["left_ear"]], (52, 53, 0.5))
-  np.testing.assert_allclose(old[:, kp.INDEX_137["right_hip"]], (25, 26, 0.5))
-  assert (old[:, kp.INDEX_137["mid_hip"]] == 0).all()
+  np.testing.assert_allclose(old[:, kp.OPENPOSE.index["left_ear"]], (52, 53, 0.5))
+  np.testing.assert_allclose(old[:, kp.OPENPOSE.index["right_hip"]], (25, 26, 0.5))
+  assert (old[:, kp.OPENPOSE.index["mid_hip"]] == 0).all()
   new = _frame({"pose_keypoints_2d": _flat(25), "hand_left_keypoints_2d": _flat(21)})
-  np.testing.assert_allclose(new[:, kp.INDEX_137["right_heel"]], (73, 74, 0.5))
+  np.testing.assert_allclose(new[:, kp.OPENPOSE.index["right_heel"]], (73, 74, 0.5))
   np.testing.assert_array_equal(
-    new[:, kp.INDEX_137["left_hand_root"]], old[:, kp.INDEX_137["left_hand_root"]]
+    new[:, kp.OPENPOSE.index["left_hand_root"]],
+    old[:, kp.OPENPOSE.index["left_hand_root"]],
   )
-  assert (new[2, kp.INDEX_137["right_hand_root"]] == 0).all()
+  assert (new[2, kp.OPENPOSE.index["right_hand_root"]] == 0).all()
 
 
-def test_of_several_people_the_largest_is_taken():
+def test_the_largest_of_several_people_is_used():
   small, large = person(1, unit=100)[0], person(1, unit=200)[0]
   people = [openpose.to_json(p)["people"][0] for p in (small, large, small)]
   taken = openpose.from_json({"people": people}, "x.json")
@@ -88,7 +81,7 @@ def test_points_without_confidence_are_zero():
   flat[2] = 0.0
   flat[5] = -1.0
   frame = _frame({"pose_keypoints_2d": flat})
-  assert (frame[:, [kp.INDEX_137["nose"], kp.INDEX_137["neck"]]] == 0).all()
+  assert (frame[:, [kp.OPENPOSE.index["nose"], kp.OPENPOSE.index["neck"]]] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -116,8 +109,8 @@ def test_broken_files_are_named(tmp_path, content, said):
   assert "\n" not in str(error.value)
 
 
-def test_gaps_doubles_and_empty_folders_are_named(tmp_path):
-  with pytest.raises(UserError, match="holds no OpenPose"):
+def test_gaps_duplicates_and_empty_folders_are_named(tmp_path):
+  with pytest.raises(UserError, match="contains no OpenPose"):
     openpose.read_openpose_folder(tmp_path)
   with pytest.raises(UserError, match="no such folder"):
     openpose.read_openpose_folder(tmp_path / "nowhere")
@@ -128,7 +121,7 @@ def test_gaps_doubles_and_empty_folders_are_named(tmp_path):
   with pytest.raises(UserError, match="no files for frames 2, 5-6"):
     openpose.read_openpose_folder(tmp_path / "a")
   (tmp_path / "a" / "other_000000000003_keypoints.json").write_text("{}")
-  with pytest.raises(UserError, match="are one frame"):
+  with pytest.raises(UserError, match="have the same frame number"):
     openpose.read_openpose_folder(tmp_path / "a")
 
 
@@ -149,7 +142,7 @@ _PERSON = st.dictionaries(_FIELD, _FLAT | _JSON, max_size=3) | _JSON
 
 
 def _check(frame):
-  assert frame.shape == (3, len(kp.KEYPOINTS_137))
+  assert frame.shape == kp.OPENPOSE.detection_shape
   assert np.isfinite(frame).all()
 
 

@@ -28,7 +28,7 @@ def test_index_keeps_the_order_of_the_csv_and_the_splits(tmp_path):
   assert index.rows["train"][1].video == "talk"
 
 
-def test_other_name_of_the_csv_and_only_the_needed_columns(tmp_path):
+def test_alternative_csv_with_only_the_required_columns(tmp_path):
   folder = packs.write_pack(tmp_path)
   (folder / "processed_137.csv").unlink()
   rows = [["clips/npz/talk-0.npz", "train"], ["clips/npz/talk-1.npz", "dev"]]
@@ -38,7 +38,7 @@ def test_other_name_of_the_csv_and_only_the_needed_columns(tmp_path):
   assert row.path.is_file()
 
 
-def test_csv_of_a_spreadsheet_with_byte_order_mark(tmp_path):
+def test_csv_with_a_byte_order_mark(tmp_path):
   csv_path = packs.write_pack(tmp_path) / "processed_137.csv"
   csv_path.write_bytes(b"\xef\xbb\xbf" + csv_path.read_bytes())
   assert len(pack.read_index(tmp_path, "zoe").rows["train"]) == 3
@@ -62,7 +62,7 @@ def test_fingerprint_changes_with_a_clip_or_the_csv_only(tmp_path):
     return pack.read_index(tmp_path, "zoe").fingerprint
 
   first = fingerprint()
-  (folder / "notes.txt").write_text("not of the pack")
+  (folder / "notes.txt").write_text("not part of the pack")
   assert fingerprint() == first
   os.utime(folder / "clips/npz/talk-4.npz", ns=(0, 0))
   second = fingerprint()
@@ -75,10 +75,10 @@ def test_fingerprint_changes_with_a_clip_or_the_csv_only(tmp_path):
 def test_clip_is_neck_relative_and_fitted(tmp_path):
   clip = read(packs.write_pack(tmp_path))
   keypoints = packs.keypoints(0)
-  np.testing.assert_array_equal(clip.poses_px, pose.from_keypoints_137(keypoints))
+  np.testing.assert_array_equal(clip.poses_px, pose.from_openpose(keypoints))
   np.testing.assert_array_equal(clip.audio, packs.sound(0))
   assert clip.detected.all()
-  assert clip.detected.shape == (64, 121)
+  assert clip.detected.shape == (64, kp.UPPER_BODY.num_joints)
 
 
 @pytest.mark.parametrize("length", [67_000, 68_267, 69_000])
@@ -103,21 +103,21 @@ def test_integer_audio_is_scaled(tmp_path):
 
 def test_undetected_points(tmp_path):
   keypoints = packs.keypoints(0)
-  keypoints[3, 2, kp.INDEX_137["nose"]] = 0  # no confidence
-  keypoints[4, :2, kp.INDEX_137["left_wrist"]] = 0  # at the image origin
-  keypoints[5, 0, kp.INDEX_137["left_elbow"]] = 0  # only x is 0: a point at the edge
-  keypoints[6, 2, kp.INDEX_137["neck"]] = 0  # what the frame is relative to
+  keypoints[3, 2, kp.OPENPOSE.index["nose"]] = 0  # no confidence
+  keypoints[4, :2, kp.OPENPOSE.index["left_wrist"]] = 0  # at the image origin
+  keypoints[5, 0, kp.OPENPOSE.index["left_elbow"]] = 0  # only x is 0: detected
+  keypoints[6, 2, kp.OPENPOSE.index["neck"]] = 0  # the origin of the frame
   packs.write_clip(tmp_path / "a.npz", pose=keypoints)
   detected = pack.read_clip(tmp_path / "a.npz", "a").detected
   assert [tuple(missing) for missing in np.argwhere(~detected[:6])] == [
-    (3, kp.INDEX_121["nose"]),
-    (4, kp.INDEX_121["left_wrist"]),
+    (3, kp.UPPER_BODY.index["nose"]),
+    (4, kp.UPPER_BODY.index["left_wrist"]),
   ]
   assert not detected[6].any()
   assert detected[7:].all()
 
 
-def test_pickled_frame_names_are_never_touched(tmp_path):
+def test_pickled_frame_names_are_never_loaded(tmp_path):
   class Bomb:
     def __reduce__(self):
       return os.mkdir, (str(tmp_path / "executed"),)
@@ -154,7 +154,7 @@ def test_bad_clip(tmp_path, arrays, message):
 
 
 @pytest.mark.parametrize(
-  "damage", ["missing", "folder", "text", "empty", "array", "cut", "flipped"]
+  "damage", ["missing", "folder", "text", "empty", "array", "truncated", "flipped"]
 )
 def test_bad_file(tmp_path, damage):
   path = tmp_path / "a.npz"
@@ -172,7 +172,7 @@ def test_bad_file(tmp_path, damage):
     damaged = {
       "text": b"pose,audio\n",
       "empty": b"",
-      "cut": bytes(content[: len(content) // 2]),
+      "truncated": bytes(content[: len(content) // 2]),
       "flipped": bytes(content),
     }
     path.write_bytes(damaged[damage])
@@ -188,7 +188,7 @@ def test_missing_root_and_speaker(tmp_path):
   packs.write_pack(tmp_path, speaker="bob")
   (tmp_path / "no_pack").mkdir()
   for name in ("eve", "", "..", "zoe/clips"):
-    message = f"no speaker {re.escape(repr(name))}; there are: bob, zoe$"
+    message = f"no speaker {re.escape(repr(name))}; found: bob, zoe$"
     with pytest.raises(UserError, match=message):
       pack.read_index(tmp_path, name)
   with pytest.raises(UserError, match=r"no_pack: has neither processed_137.csv nor"):
@@ -220,7 +220,7 @@ def test_real_packs(real_pack):
     assert tuple(len(index.rows[s]) for s in ("train", "dev")) == counts
     for row in index.rows["train"] + index.rows["dev"]:
       clip = pack.read_clip(row.path, row.clip_id)
-      assert clip.detected.all()  # windows with a missing point were dropped
+      assert clip.detected.all()  # clips with a missing point were dropped
 
 
 def test_index_of_a_pack_that_moved(tmp_path):

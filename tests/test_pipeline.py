@@ -1,11 +1,14 @@
 import itertools
 import logging
+import sys
+from unittest import mock
 
 import numpy as np
 import packs
 import pytest
 
-from sdt_jax import pose, speakers
+from sdt_jax import data, pose, speakers
+from sdt_jax import keypoints as kp
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 
@@ -41,7 +44,7 @@ def dev(built):
 
 
 def rows_of_steps(split, first, last, **kwargs):
-  """Rows of the clips in steps first..last-1, one array for each."""
+  """Rows of the clips in steps first..last-1, one array per step."""
   kwargs = {"batch_size": 4, "seed": 0} | kwargs
   batches = pipeline.train_batches(split, start_step=first, **kwargs)
   return [batch["index"] for batch in itertools.islice(batches, last - first)]
@@ -54,11 +57,11 @@ def assert_batches_equal(left, right):
       np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def test_batch_holds_the_clips_that_its_index_names(built, train):
+def test_batch_has_the_clips_of_its_index(built, train):
   batch = next(pipeline.train_batches(train, batch_size=4, seed=0))
   assert {key: (array.shape, array.dtype) for key, array in batch.items()} == {
     "audio": ((4, 68_266), np.float32),
-    "poses": ((4, 64, 2, 121), np.float32),
+    "poses": ((4, 64, *kp.UPPER_BODY.shape), np.float32),
     "index": ((4,), np.int32),
   }
   for sound, poses, row in zip(*batch.values(), strict=True):
@@ -76,12 +79,12 @@ def test_both_forms_are_normalised(built):
     split = open_split(built, hierarchical=hierarchical)
     poses = split.read(np.arange(NUM_TRAIN))["poses"]
     np.testing.assert_allclose(poses.mean((0, 1)), 0, atol=1e-2)
-    # A point that never moves relative to its parent keeps a deviation of 0.
+    # Points that never move relative to their parent have a deviation of 0.
     np.testing.assert_allclose(np.median(poses.std((0, 1))), 1, atol=1e-2)
 
 
 @pytest.mark.parametrize("hierarchical", [True, False])
-def test_tracks_hold_what_batches_hold(built, hierarchical):
+def test_tracks_equal_batches(built, hierarchical):
   split = open_split(built, hierarchical=hierarchical)
   tracks, table = split.tracks(), built.statistics.table(hierarchical)
   batch = split.read(np.arange(NUM_TRAIN))
@@ -89,13 +92,13 @@ def test_tracks_hold_what_batches_hold(built, hierarchical):
     frame, sample = tracks.frame_start[row], tracks.audio_start[row]
     poses = tracks.poses[frame : frame + 64]
     np.testing.assert_array_equal(tracks.audio[sample:][:68_266], example["audio"])
-    # Bit for bit: a run goes on after an update of the program.
+    # Bit for bit, so that runs can resume after an update of the program.
     expected = pose.normalize(pose.to_form(example["poses"], hierarchical), table)
     np.testing.assert_array_equal(poses, expected)
     np.testing.assert_array_equal(batch["audio"][row], example["audio"])
     np.testing.assert_array_equal(batch["poses"][row], expected)
   assert all(array.flags.c_contiguous for array in (*tracks, *batch.values()))
-  assert len(tracks.poses) < NUM_TRAIN * 64 / 2  # what overlaps is there once
+  assert len(tracks.poses) < NUM_TRAIN * 64 / 2  # overlaps are stored once
   assert len(tracks.audio) < NUM_TRAIN * 68_266 / 2
 
 
@@ -105,7 +108,7 @@ def test_rows_of_a_step_depend_on_the_seed_and_the_step(train):
     [rows[step] for step in range(12)], rows_of_steps(train, 0, 12)
   )
   assert np.shape(rows[10**6]) == (4,)
-  # The order for good: a run that was stopped goes on with it.
+  # The order must never change, because stopped runs resume with it.
   np.testing.assert_array_equal(rows[0], [21, 2, 13, 14])
   np.testing.assert_array_equal(rows[7], [17, 7, 6, 10])
 
@@ -119,13 +122,13 @@ def test_epochs_are_whole_and_ordered_differently(train):
     assert len(set(epoch)) == len(epoch) == steps * 4
     assert set(epoch) <= set(range(NUM_TRAIN))
   assert len({tuple(epoch) for epoch in epochs}) == 30
-  # What is dropped changes from epoch to epoch: every clip comes about equally often.
+  # Each epoch drops other clips, so all clips occur about equally often.
   counts = np.bincount(np.concatenate(epochs), minlength=NUM_TRAIN)
   assert counts.min() > 18
   assert counts.max() <= 30
 
 
-def test_order_depends_on_the_seed_and_on_nothing_else(train):
+def test_order_depends_only_on_the_seed(train):
   rows = rows_of_steps(train, 0, 12)
   for num_threads in (0, 1, 3):
     np.testing.assert_array_equal(
@@ -135,7 +138,7 @@ def test_order_depends_on_the_seed_and_on_nothing_else(train):
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 11, 1000])
-def test_resume_starts_at_its_step(train, start):
+def test_resuming_starts_at_the_given_step(train, start):
   whole = pipeline.train_batches(train, batch_size=4, seed=5, num_threads=0)
   resumed = pipeline.train_batches(train, batch_size=4, seed=5, start_step=start)
   if start < 100:
@@ -172,7 +175,7 @@ def test_evaluation_sees_every_clip_once_in_order(dev, batch_size):
   assert set(mask) <= {0.0, 1.0}
 
 
-def test_evaluation_is_shared_by_processes(dev):
+def test_processes_share_evaluation_batches(dev):
   whole = list(pipeline.eval_batches(dev, batch_size=4))
   shares = [
     pipeline.eval_batches(dev, batch_size=4, process_index=i, process_count=4)
@@ -185,7 +188,7 @@ def test_evaluation_is_shared_by_processes(dev):
   assert_batches_equal(joined, whole)
 
 
-def test_refuses_batches_that_cannot_be_made(train, dev):
+def test_impossible_batch_sizes(train, dev):
   with pytest.raises(UserError, match=r"batch_size=24 is larger .* of 23 clips"):
     pipeline.train_batches(train, batch_size=24, seed=0)
   for split_batches in (
@@ -210,7 +213,7 @@ def build_pack(root, name="zoe", **kwargs):
   )
 
 
-def test_packs_go_the_same_way(tmp_path):
+def test_batches_of_a_pack(tmp_path):
   packs.write_pack(tmp_path, "train " * 5 + "dev " * 3)
   packs.write_clip(tmp_path / "zoe/clips/npz/talk-0.npz", audio=np.zeros(3))
   with pytest.raises(UserError, match=r"zoe/clips/npz/talk-0: audio has shape \(3,\)"):
@@ -223,6 +226,19 @@ def test_packs_go_the_same_way(tmp_path):
   ]
 
 
+def test_a_new_data_set_is_a_module_and_an_entry_of_the_registry(monkeypatch, built):
+  def prepare(speaker, root):
+    return built._replace(speaker=speaker, path=root)
+
+  monkeypatch.setitem(sys.modules, "sdt_jax.data.ted", mock.Mock(prepare=prepare))
+  monkeypatch.setitem(data.DATASETS, "ted", ("speaker", "root"))
+  arguments = {"data_dir": "", "num_train_clips": 0, "num_dev_clips": 0}
+  ted = pipeline.build("ted", root="talks", speaker="al", **arguments)
+  assert (ted.speaker, ted.path) == ("al", "talks")
+  with pytest.raises(UserError, match=r"'tet'; known: speech2gesture, synthetic, ted$"):
+    pipeline.build("tet", root="talks", speaker="al", **arguments)
+
+
 def test_unknown_names(tmp_path, built):
   synthetic = {
     "root": "",
@@ -233,8 +249,6 @@ def test_unknown_names(tmp_path, built):
   }
   with pytest.raises(UserError, match=r"dataset.root='' is not a folder"):
     pipeline.build("speech2gesture", **synthetic)
-  with pytest.raises(UserError, match=r"dataset.name='trinity'; known: speech2gesture"):
-    pipeline.build("trinity", **synthetic)
   with pytest.raises(UserError, match=r"dataset.statistics='own'; known: published"):
     pipeline.speaker_statistics(built, "own")
   with pytest.raises(UserError, match="'ada' has no published statistics"):
@@ -242,7 +256,7 @@ def test_unknown_names(tmp_path, built):
 
 
 def near_to_published(built, name, deviations):
-  """`built` with the published statistics of `name`, moved by so many of their std."""
+  """`built` with the published statistics of `name`, moved by multiples of the std."""
   published = speakers.published(name)
   table = published.hierarchical
   moved = pose.PoseTable(
@@ -271,7 +285,7 @@ def test_statistics_by_mode(built, caplog, deviations):
   assert len(caplog.records) == 1
 
 
-def test_statistics_of_an_unpublished_speaker_are_its_own(built):
+def test_unpublished_speakers_use_the_statistics_of_the_train_split(built):
   assert pipeline.speaker_statistics(built, "auto") is built.statistics
 
 

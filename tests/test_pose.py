@@ -1,4 +1,4 @@
-"""The way of a pose from the picture to the model and back."""
+"""Conversions of poses: from the image to the model and back."""
 
 import golden
 import hypothesis
@@ -6,6 +6,7 @@ import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -18,17 +19,17 @@ TABLE = speakers.published("oliver").hierarchical
 
 coordinates = st.floats(-2000, 2000, width=32)
 poses_of_any_kind = hnp.arrays(
-  np.float32, (2, 2, kp.NUM_KEYPOINTS), elements=coordinates
+  np.float32, (2, *kp.UPPER_BODY.shape), elements=coordinates
 )
 quick = hypothesis.settings(max_examples=25, deadline=None)
 
 
 @pytest.mark.parametrize("form", ["parted", "global"])
 @pytest.mark.parametrize("name", ["oliver", "kubinec"])
-def test_the_way_to_the_model_equals_the_original(name, form):
+def test_conversions_to_the_model_match_the_original(name, form):
   hierarchical = form == "parted"
   table = speakers.published(name).table(hierarchical)
-  poses_px = pose.from_keypoints_137(RECORDED["raw137"])
+  poses_px = pose.from_openpose(RECORDED["raw137"])
   poses = pose.to_form(poses_px, hierarchical)
   poses_norm = pose.normalize(poses, table)
   prefix = f"{name}_{form}"
@@ -39,9 +40,9 @@ def test_the_way_to_the_model_equals_the_original(name, form):
 
 
 @pytest.mark.parametrize("form", ["parted", "global"])
-def test_final_poses_are_the_poses_in_the_common_size(form):
+def test_final_poses_are_the_poses_at_the_common_size(form):
   table = speakers.published("kubinec").table(form == "parted")
-  poses_px = pose.from_keypoints_137(RECORDED["raw137"])
+  poses_px = pose.from_openpose(RECORDED["raw137"])
   poses_norm = pose.normalize(pose.to_form(poses_px, form == "parted"), table)
   final = pose.to_final(poses_norm, table, form == "parted")
   np.testing.assert_allclose(final, poses_px * table.scale_factor, atol=1e-2)
@@ -63,33 +64,45 @@ def test_normalize_and_denormalize_are_inverse(poses):
   np.testing.assert_allclose(pose.denormalize(poses_norm, TABLE), poses, atol=1e-2)
 
 
-def test_hierarchical_points_hang_on_their_roots():
+def test_hierarchical_points_are_relative_to_their_roots():
   poses = RECORDED["oliver_global_relative"]
   hierarchical = pose.to_hierarchical(poses)
-  for part, root in (
-    (kp.FACE, kp.FACE_ROOT),
-    (kp.LEFT_HAND, kp.LEFT_WRIST),
-    (kp.RIGHT_HAND, kp.RIGHT_WRIST),
+  for part, joint in (
+    ("face", "face_30"),
+    ("left_hand", "left_wrist"),
+    ("right_hand", "right_wrist"),
   ):
-    rest = np.setdiff1d(part, root)
+    root = kp.UPPER_BODY.index[joint]
+    rest = np.setdiff1d(kp.UPPER_BODY.part(part), root)
     expected = poses[..., rest] - poses[..., [root]]
     np.testing.assert_array_equal(hierarchical[..., rest], expected)
-    # The roots, the tip of the nose too, stay relative to the neck.
+    # The roots, including the tip of the nose, stay relative to the neck.
     np.testing.assert_array_equal(hierarchical[..., root], poses[..., root])
-  np.testing.assert_array_equal(hierarchical[..., kp.BODY], poses[..., kp.BODY])
+  body = kp.UPPER_BODY.part("body")
+  np.testing.assert_array_equal(hierarchical[..., body], poses[..., body])
 
 
-def test_a_moved_picture_has_the_same_pose():
+def test_poses_placed_in_an_image_come_back():
+  poses = pose.from_openpose(RECORDED["raw137"])
+  keypoints = pose.to_openpose(poses, (640.0, 300.0), scale=0.5)
+  np.testing.assert_allclose(pose.from_openpose(keypoints), poses / 2, atol=1e-3)
+  np.testing.assert_array_equal(keypoints[:, :, kp.OPENPOSE.index["left_ankle"]], 0)
+  np.testing.assert_array_equal(
+    keypoints[:, :, kp.OPENPOSE.index["neck"]], [(640, 300, 1)] * len(poses)
+  )
+
+
+def test_a_shifted_image_has_the_same_pose():
   raw = RECORDED["raw137"].astype(np.float64)
   moved = raw + np.array([[31.0], [-7.0], [0.0]])
-  poses, poses_moved = pose.from_keypoints_137(raw), pose.from_keypoints_137(moved)
+  poses, poses_moved = pose.from_openpose(raw), pose.from_openpose(moved)
   np.testing.assert_allclose(poses_moved, poses, atol=1e-9)
 
 
-def test_a_larger_picture_has_a_larger_pose():
+def test_a_larger_image_has_a_larger_pose():
   raw = RECORDED["raw137"].astype(np.float64)
-  poses = pose.from_keypoints_137(raw)
-  larger = pose.from_keypoints_137(raw * 3)
+  poses = pose.from_openpose(raw)
+  larger = pose.from_openpose(raw * 3)
   np.testing.assert_allclose(larger, poses * 3)
   larger = pose.to_hierarchical(larger)
   np.testing.assert_allclose(larger, pose.to_hierarchical(poses) * 3, atol=1e-9)
@@ -97,20 +110,27 @@ def test_a_larger_picture_has_a_larger_pose():
 
 def test_the_confidence_does_not_matter():
   raw = RECORDED["raw137"]
-  without = pose.from_keypoints_137(raw[:, :2])
-  np.testing.assert_array_equal(pose.from_keypoints_137(raw), without)
+  without = pose.from_openpose(raw[:, :2])
+  np.testing.assert_array_equal(pose.from_openpose(raw), without)
 
 
 @pytest.mark.parametrize("shape", [(137,), (64, 4, 137), (64, 3, 121), (3, 137, 64)])
 def test_other_shapes_are_refused(shape):
   with pytest.raises(UserError) as e:
-    pose.from_keypoints_137(np.zeros(shape))
+    pose.from_openpose(np.zeros(shape))
   assert str(shape) in str(e.value)
   assert "(..., 3, 137)" in str(e.value)
 
 
+@pytest.mark.parametrize("change", [(1, 0), (0, 1), (0, -1)])
+def test_shapes_other_than_the_skeletons_fail_the_type_check(change):
+  poses = np.zeros((4, *np.add(kp.UPPER_BODY.shape, change)), np.float32)
+  with pytest.raises(jaxtyping.TypeCheckError):
+    pose.denormalize(poses, TABLE)
+
+
 def _there_and_back(raw):
-  poses = pose.to_hierarchical(pose.from_keypoints_137(raw))
+  poses = pose.to_hierarchical(pose.from_openpose(raw))
   return pose.to_final(pose.normalize(poses, TABLE), TABLE, hierarchical=True)
 
 
@@ -131,9 +151,10 @@ def test_leading_axes_do_not_matter():
   np.testing.assert_array_equal(_there_and_back(raw[None, :3])[0], one_by_one)
 
 
-def test_a_point_is_as_detected_as_its_parent():
-  detected = np.ones(kp.NUM_KEYPOINTS, bool)
-  detected[kp.indices("left_wrist", "face_3")] = False
+def test_a_point_with_an_undetected_parent_is_not_detected():
+  detected = np.ones(kp.UPPER_BODY.num_joints, bool)
+  detected[kp.UPPER_BODY.indices("left_wrist", "face_3")] = False
   with_parent = pose.detected_with_parent(detected)
-  lost = {*kp.LEFT_HAND, *kp.indices("left_wrist", "face_3")}
+  names = ("left_wrist", "face_3", *kp.UPPER_BODY.parts["left_hand"])
+  lost = set(kp.UPPER_BODY.indices(*names))
   assert set(np.flatnonzero(~with_parent)) == lost

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn lies where the pose says, whatever the pose."""
+"""Images: every point is drawn at its position, whatever the pose."""
 
 import os
 
@@ -13,8 +13,8 @@ from sdt_jax.synthesis import render
 
 @pytest.fixture(scope="module")
 def poses_px():
-  """(64, 2, 121) smooth motion about a plausible upper body."""
-  pose = np.zeros((2, kp.NUM_KEYPOINTS))
+  """(64, dims, joints) smooth motion of a plausible upper body."""
+  pose = np.zeros(kp.UPPER_BODY.shape)
   place = {
     "right_shoulder": (-158, 0),
     "right_elbow": (-200, 200),
@@ -24,12 +24,15 @@ def poses_px():
     "left_wrist": (120, 240),
   }
   for name, xy in place.items():
-    pose[:, kp.INDEX_121[name]] = xy
-  angle = np.linspace(0, 2 * np.pi, len(kp.FACE))
-  pose[:, kp.FACE] = 60 * np.cos(angle), -130 + 70 * np.sin(angle)
-  for hand, wrist in [(kp.LEFT_HAND, kp.LEFT_WRIST), (kp.RIGHT_HAND, kp.RIGHT_WRIST)]:
+    pose[:, kp.UPPER_BODY.index[name]] = xy
+  face = kp.UPPER_BODY.part("face")
+  angle = np.linspace(0, 2 * np.pi, len(face))
+  pose[:, face] = 60 * np.cos(angle), -130 + 70 * np.sin(angle)
+  for side in ("left", "right"):
+    hand = kp.UPPER_BODY.part(f"{side}_hand")
+    wrist = pose[:, kp.UPPER_BODY.indices(f"{side}_wrist")]
     spread = np.linspace(-40, 40, len(hand))
-    pose[:, hand] = pose[:, wrist, None] + np.stack([spread, spread[::-1] - 20])
+    pose[:, hand] = wrist + np.stack([spread, spread[::-1] - 20])
   sway = 8 * np.sin(np.arange(64) / 5)
   return pose + sway[:, None, None]
 
@@ -45,7 +48,7 @@ def draw(pose_px, neck=(640, 324), scale=1.0):
 
 
 def ink(image):
-  """(height, width) how dark, 0 for white."""
+  """(height, width) darkness, 0 for white."""
   return 255.0 - image.min(-1)
 
 
@@ -64,10 +67,11 @@ def bounds(image):
 
 def test_every_keypoint_is_drawn_where_it_is(poses_px):
   image = ink(draw(poses_px[0]))
-  eyes = set(kp.indices("nose", "right_eye", "left_eye"))  # the face points draw them
-  for i in set(range(kp.NUM_KEYPOINTS)) - eyes:
+  # The face points draw these.
+  drawn_by_face = set(kp.UPPER_BODY.indices("nose", "right_eye", "left_eye"))
+  for i in set(range(kp.UPPER_BODY.num_joints)) - drawn_by_face:
     x, y = np.rint(poses_px[0, :, i] + (640, 324)).astype(int)
-    assert image[y - 5 : y + 6, x - 5 : x + 6].max() > 30, kp.KEYPOINTS_121[i]
+    assert image[y - 5 : y + 6, x - 5 : x + 6].max() > 30, kp.UPPER_BODY.names[i]
 
 
 @pytest.mark.parametrize("shift", [(0.25, 0), (0, 0.5), (0.75, 0.75), (-40.3, 12.6)])
@@ -76,10 +80,10 @@ def test_every_keypoint_is_drawn_where_it_is(poses_px):
   [(("left_elbow", "left_wrist"), 0.05), (kp.FACE_CHAINS["outer_lip"][:-1], 0.3)],
   ids=["line", "filling"],
 )
-def test_drawing_follows_fractions_of_a_pixel(shift, chain, tolerance):
-  pose = np.full((2, kp.NUM_KEYPOINTS), np.nan)
+def test_drawing_is_accurate_to_fractions_of_a_pixel(shift, chain, tolerance):
+  pose = np.full(kp.UPPER_BODY.shape, np.nan)
   angle = np.linspace(0.5, 2 * np.pi + 0.5, len(chain), endpoint=False)
-  pose[:, kp.indices(*chain)] = 80 * np.cos(angle), -100 + 30 * np.sin(angle)
+  pose[:, kp.UPPER_BODY.indices(*chain)] = 80 * np.cos(angle), -100 + 30 * np.sin(angle)
   moved = centroid(draw(pose, (640 + shift[0], 324 + shift[1])))
   np.testing.assert_allclose(moved - centroid(draw(pose)), shift, atol=tolerance)
 
@@ -90,7 +94,7 @@ def test_scale_is_about_the_neck(poses_px):
   np.testing.assert_allclose(half, whole / 2, atol=4)
 
 
-def test_sides_have_colours_of_their_own(poses_px):
+def test_sides_have_different_colours(poses_px):
   image = draw(poses_px[0]).astype(int)
   red, _, blue = image[500:620].transpose(2, 0, 1)
   warm, cool = red > blue + 60, blue > red + 60
@@ -102,26 +106,26 @@ def test_sides_have_colours_of_their_own(poses_px):
 
 def test_an_open_mouth_is_dark(poses_px):
   pose = poses_px[0].copy()
-  lips = [kp.INDEX_121[name] for name in kp.FACE_CHAINS["inner_lip"][:-1]]
+  lips = [kp.UPPER_BODY.index[name] for name in kp.FACE_CHAINS["inner_lip"][:-1]]
   angle = np.linspace(0, 2 * np.pi, len(lips), endpoint=False)
   middle = (640, 324 - 100)
   pose[:, lips] = 20 * np.cos(angle), -100 + 12 * np.sin(angle)
   assert draw(pose)[middle[1], middle[0]].max() < 100
 
 
-def test_missing_points_take_only_their_own_lines(poses_px):
+def test_only_lines_to_missing_points_are_missing(poses_px):
   whole, pose = draw(poses_px[0]), poses_px[0].copy()
-  pose[:, kp.LEFT_HAND] = np.nan
+  pose[:, kp.UPPER_BODY.part("left_hand")] = np.nan
   without_hand = draw(pose)
   assert (whole[:, :640] == without_hand[:, :640]).all()
   assert (whole != without_hand).any()
-  pose[:, kp.INDEX_121["left_elbow"]] = np.nan
+  pose[:, kp.UPPER_BODY.index["left_elbow"]] = np.nan
   assert (draw(pose) != without_hand).any()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nothing_is_drawn_of_a_missing_pose(value):
-  pose = np.full((2, kp.NUM_KEYPOINTS), value)
+def test_missing_poses_are_not_drawn(value):
+  pose = np.full(kp.UPPER_BODY.shape, value)
   assert (draw(pose) == 255).all()
 
 
@@ -132,12 +136,12 @@ def test_wild_values_are_harmless(poses_px, dtype):
   wild = [np.nan, np.inf, -np.inf, 1e9, -1e38, 0.0, 3e4, -12.0]
   for _ in range(200):
     pose = poses_px[0].astype(dtype)
-    where = rng.integers(kp.NUM_KEYPOINTS, size=10)
+    where = rng.integers(kp.UPPER_BODY.num_joints, size=10)
     pose[rng.integers(2, size=10), where] = rng.choice(wild, 10)
     draw(pose, scale=rng.choice([0.1, 1.0, 3.0]))
 
 
-def test_frames_are_arrays_of_their_own(poses_px):
+def test_frames_share_no_memory(poses_px):
   frames = list(render.pose_frames(poses_px[:10]))
   assert all(f.shape == (720, 1280, 3) and f.dtype == np.uint8 for f in frames)
   assert (frames[0] != frames[5]).any()
@@ -151,7 +155,7 @@ def test_framing_is_natural_and_constant(poses_px):
 
 @pytest.mark.parametrize("size", [(1280, 720), (640, 360), (500, 720), (321, 243)])
 @pytest.mark.parametrize("stretch", [1.0, 1.6, 2.5])
-def test_all_motion_stays_in_the_picture(poses_px, size, stretch):
+def test_all_motion_stays_in_the_image(poses_px, size, stretch):
   for frame in render.pose_frames(poses_px[::6] * stretch, size):
     assert frame.shape == (size[1], size[0], 3)
     left, top, right, bottom = bounds(frame)
@@ -164,24 +168,24 @@ def test_all_motion_stays_in_the_picture(poses_px, size, stretch):
 @pytest.mark.parametrize("wild", [300.0, 900.0, 1e5, np.nan, np.inf])
 def test_a_wild_point_does_not_shrink_the_person(poses_px, wild):
   spoilt = poses_px.copy()
-  spoilt[20, 0, kp.INDEX_121["left_hand_index_4"]] = wild
+  spoilt[20, 0, kp.UPPER_BODY.index["left_hand_index_4"]] = wild
   frames = list(render.pose_frames(spoilt))
   np.testing.assert_array_equal(frames[0], draw(poses_px[0]))
 
 
 def test_a_point_that_is_always_wild_does_not_shrink_the_person(poses_px):
   spoilt = poses_px.copy()
-  spoilt[:, :, kp.INDEX_121["left_hand_index_4"]] = 4000
+  spoilt[:, :, kp.UPPER_BODY.index["left_hand_index_4"]] = 4000
   left, top, _, _ = bounds(next(render.pose_frames(spoilt)))
   np.testing.assert_array_equal((left, top), bounds(draw(poses_px[0]))[:2])
 
 
 def test_nothing_detected_gives_white_frames():
-  poses = np.full((3, 2, kp.NUM_KEYPOINTS), np.nan)
+  poses = np.full((3, *kp.UPPER_BODY.shape), np.nan)
   assert all((frame == 255).all() for frame in render.pose_frames(poses))
 
 
-def test_side_by_side_has_one_scale(poses_px):
+def test_side_by_side_uses_the_same_scale(poses_px):
   frames = list(render.side_by_side_frames(poses_px, poses_px * 1.4))
   assert len(frames) == len(poses_px)
   left = bounds(frames[0][:640, :640])
@@ -190,21 +194,21 @@ def test_side_by_side_has_one_scale(poses_px):
   assert width / (left[2] - left[0]) == pytest.approx(1.4, abs=0.03)
 
 
-def test_side_by_side_keeps_to_its_panels(poses_px):
+def test_side_by_side_draws_nothing_into_the_other_panel(poses_px):
   far = np.full_like(poses_px, np.nan)
-  far[:, :, kp.indices("left_shoulder", "left_elbow", "left_wrist")] = 1e4
+  far[:, :, kp.UPPER_BODY.indices("left_shoulder", "left_elbow", "left_wrist")] = 1e4
   (frame, *_) = render.side_by_side_frames(far, poses_px)
   (alone, *_) = render.side_by_side_frames(np.full_like(far, np.nan), poses_px)
   np.testing.assert_array_equal(frame[:, 640:], alone[:, 640:])
 
 
-def test_side_by_side_wants_equal_lengths(poses_px):
+def test_side_by_side_needs_equal_lengths(poses_px):
   with pytest.raises(ValueError, match="shape"):
     next(render.side_by_side_frames(poses_px, poses_px[:-1]))
 
 
 def tiles(strip, count):
-  """A single row of tiles, without the times beneath."""
+  """Splits a single row into its tiles, without the times below."""
   return np.split(strip[:200], count, axis=1)
 
 
@@ -223,22 +227,22 @@ def test_strip_shows_every_eighth_frame(poses_px):
 @pytest.mark.parametrize("count", [1, 8, 9, 64, 360, 900])
 def test_long_strips_wrap(poses_px, count):
   one = render.film_strip(poses_px[:1])
-  strip = render.film_strip(np.resize(poses_px, (count, 2, kp.NUM_KEYPOINTS)))
+  strip = render.film_strip(np.resize(poses_px, (count, *kp.UPPER_BODY.shape)))
   number = -(-count // 8)
   rows = -(-number // 12)
   assert strip.shape[0] == rows * one.shape[0]
   assert strip.shape[1] < 12 * 260
 
 
-def test_endless_strips_stay_viewable(poses_px, monkeypatch):
+def test_very_long_strips_have_a_limited_size(poses_px, monkeypatch):
   monkeypatch.setattr(render, "_MAX_TILES", 10)
-  long = np.resize(poses_px, (500, 2, kp.NUM_KEYPOINTS))
+  long = np.resize(poses_px, (500, *kp.UPPER_BODY.shape))
   np.testing.assert_array_equal(
     render.film_strip(long), render.film_strip(long, every=64)
   )
 
 
-def test_overview_has_a_row_for_each(poses_px):
+def test_overview_has_a_row_per_motion(poses_px):
   one = render.motion_overview([poses_px], ["one"])
   two = render.motion_overview([poses_px, poses_px[:20]], ["one", "two"])
   assert two.shape == (2 * one.shape[0], one.shape[1], 3)
@@ -256,7 +260,7 @@ def test_png_round_trip(tmp_path, poses_px):
   assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_png_where_no_folder_can_be_is_named(tmp_path):
+def test_png_below_a_file_is_an_error_that_names_it(tmp_path):
   (tmp_path / "no").touch()
   path = tmp_path / "no" / "a.png"
   with pytest.raises(UserError, match="cannot be written") as e:
@@ -265,8 +269,8 @@ def test_png_where_no_folder_can_be_is_named(tmp_path):
   assert os.listdir(tmp_path) == ["no"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_png_into_a_read_only_folder_is_named(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_png_in_a_read_only_folder_is_an_error(tmp_path):
   tmp_path.chmod(0o500)
   with pytest.raises(UserError, match="ermission denied"):
     render.write_png(tmp_path / "a.png", blank(4, 4))

@@ -1,6 +1,7 @@
-"""Statistics of speakers: the published ones, and those made from poses."""
+"""Statistics of speakers: published, and computed from poses."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,19 +12,19 @@ from sdt_jax.errors import UserError
 
 
 def _poses(frames: int = 40, seed: int = 0) -> np.ndarray:
-  """(frames, 2, 121) of a person like oliver."""
+  """(frames, dims, joints) of a person like oliver."""
   table = speakers.published("oliver").global_
-  noise = np.random.default_rng(seed).standard_normal((frames, 2, kp.NUM_KEYPOINTS))
+  noise = np.random.default_rng(seed).standard_normal((frames, *kp.UPPER_BODY.shape))
   return (table.mean + table.std * noise).astype(np.float32)
 
 
 def _all(poses: np.ndarray) -> np.ndarray:
-  return np.ones((len(poses), kp.NUM_KEYPOINTS), bool)
+  return np.ones((len(poses), kp.UPPER_BODY.num_joints), bool)
 
 
 def _shoulder_width(table: pose.PoseTable) -> float:
-  mean = table.mean
-  return np.linalg.norm(mean[:, kp.LEFT_SHOULDER] - mean[:, kp.RIGHT_SHOULDER])
+  shoulders = kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")
+  return np.linalg.norm(np.diff(table.mean[:, shoulders]))
 
 
 def _assert_same(a: speakers.Speaker, b: speakers.Speaker) -> None:
@@ -39,23 +40,23 @@ def _assert_same(a: speakers.Speaker, b: speakers.Speaker) -> None:
 @pytest.mark.parametrize("name", speakers.published_names())
 def test_every_published_table_is_usable(name):
   speaker = speakers.published(name)
-  # The published tables of global poses were made from slightly other clips.
+  # The published tables of global poses were computed from slightly different clips.
   for table, rel in ((speaker.hierarchical, 1e-6), (speaker.global_, 0.03)):
     if table is None:
       continue
-    assert table.mean.shape == table.std.shape == (2, kp.NUM_KEYPOINTS)
+    assert table.mean.shape == table.std.shape == kp.UPPER_BODY.shape
     assert table.mean.dtype == table.std.dtype == np.float32
     assert (table.std > 0).all()
-    # All speakers have one size after scaling.
+    # All speakers have the same size after scaling.
     width = _shoulder_width(table) * table.scale_factor
     assert width == pytest.approx(speakers.COMMON_SHOULDER_WIDTH_PX, rel=rel)
 
 
-def test_the_papers_speakers_are_there():
+def test_the_speakers_of_the_paper_are_published():
   assert {"oliver", "kubinec", "luo", "xing"} <= set(speakers.published_names())
 
 
-def test_an_unknown_speaker_is_refused_with_the_known_ones():
+def test_an_unknown_speaker_is_an_error_that_lists_the_known_ones():
   with pytest.raises(UserError, match=r"'nobody'.*kubinec.*oliver"):
     speakers.published("nobody")
 
@@ -70,7 +71,7 @@ def test_the_table_of_the_form():
     lacking.table(hierarchical=False)
 
 
-def test_from_poses_is_mean_and_std_where_all_is_detected():
+def test_from_poses_is_mean_and_std_if_all_points_are_detected():
   poses_px = _poses()
   speaker = speakers.from_poses("ann", poses_px, _all(poses_px))
   for table, poses in (
@@ -102,36 +103,38 @@ def test_a_larger_speaker_gets_the_same_final_poses():
   np.testing.assert_allclose(final[0], final[1], atol=1e-2)
 
 
-def test_undetected_points_are_left_out():
+def test_undetected_points_are_ignored():
   poses_px = _poses()
-  detected = np.random.default_rng(1).random((len(poses_px), kp.NUM_KEYPOINTS)) < 0.8
+  detected = (
+    np.random.default_rng(1).random((len(poses_px), kp.UPPER_BODY.num_joints)) < 0.8
+  )
   spoilt = np.where(detected[:, None], poses_px, -1e4)
   speaker = speakers.from_poses("ann", spoilt, detected)
   ours, theirs = speaker.global_, poses_px.astype(np.float64)
-  for i in range(kp.NUM_KEYPOINTS):
+  for i in range(kp.UPPER_BODY.num_joints):
     seen = theirs[detected[:, i], :, i]
     np.testing.assert_allclose(ours.mean[:, i], seen.mean(0), atol=1e-3)
     np.testing.assert_allclose(ours.std[:, i], seen.std(0), rtol=1e-4)
 
 
-def test_points_of_an_undetected_parent_are_left_out_of_the_hierarchical_form():
+def test_hierarchical_points_with_an_undetected_parent_are_ignored():
   poses_px = _poses()
   detected = _all(poses_px)
-  detected[::2, kp.LEFT_WRIST] = False
+  wrist, hand = kp.UPPER_BODY.index["left_wrist"], kp.UPPER_BODY.part("left_hand")
+  detected[::2, wrist] = False
   spoilt = poses_px.copy()
-  spoilt[::2, :, kp.LEFT_WRIST] = 0
+  spoilt[::2, :, wrist] = 0
   speaker = speakers.from_poses("ann", spoilt, detected)
-  expected = pose.to_hierarchical(poses_px[1::2])[..., kp.LEFT_HAND].mean(0)
-  ours = speaker.hierarchical.mean[:, kp.LEFT_HAND]
-  np.testing.assert_allclose(ours, expected, atol=1e-3)
-  # Their global coordinates need no parent.
-  ours = speaker.global_.mean[:, kp.LEFT_HAND]
-  np.testing.assert_allclose(ours, poses_px[..., kp.LEFT_HAND].mean(0), atol=1e-3)
+  expected = pose.to_hierarchical(poses_px[1::2])[..., hand].mean(0)
+  np.testing.assert_allclose(speaker.hierarchical.mean[:, hand], expected, atol=1e-3)
+  # Global coordinates do not depend on the parent.
+  expected = poses_px[..., hand].mean(0)
+  np.testing.assert_allclose(speaker.global_.mean[:, hand], expected, atol=1e-3)
 
 
-def test_statistics_do_not_depend_on_the_pieces():
+def test_statistics_do_not_depend_on_how_frames_are_split():
   poses_px = _poses(30)
-  detected = np.random.default_rng(1).random((30, kp.NUM_KEYPOINTS)) < 0.9
+  detected = np.random.default_rng(1).random((30, kp.UPPER_BODY.num_joints)) < 0.9
   running = speakers.RunningStatistics()
   for piece in (slice(0, 3), slice(3, 20), slice(20, 30)):
     running.add(poses_px[piece], detected[piece])
@@ -150,7 +153,7 @@ def test_a_point_that_never_moves_does_not_divide_by_zero():
 def test_points_that_were_never_detected_are_named():
   poses_px = _poses()
   detected = _all(poses_px)
-  detected[:, kp.indices("left_eye", "face_4")] = False
+  detected[:, kp.UPPER_BODY.indices("left_eye", "face_4")] = False
   with pytest.raises(UserError, match=r"speaker ann.*left_eye, face_4$"):
     speakers.from_poses("ann", poses_px, detected)
   detected[:] = False
@@ -159,7 +162,7 @@ def test_points_that_were_never_detected_are_named():
 
 
 def test_shoulders_that_coincide_are_refused():
-  poses_px = np.zeros((5, 2, kp.NUM_KEYPOINTS))
+  poses_px = np.zeros((5, *kp.UPPER_BODY.shape))
   with pytest.raises(UserError, match=r"shoulder width is 0\.000 px"):
     speakers.from_poses("ann", poses_px, _all(poses_px))
 
@@ -183,7 +186,7 @@ def _broken(**fields):
   return {"hierarchical": {**table, **fields}}
 
 
-_SIZE = 2 * kp.NUM_KEYPOINTS
+_SIZE = math.prod(kp.UPPER_BODY.shape)
 
 
 @pytest.mark.parametrize(

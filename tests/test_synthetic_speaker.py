@@ -1,4 +1,4 @@
-"""The synthetic speaker keeps what it promises to those who learn and measure on it."""
+"""The synthetic speaker: realistic bodies, and the documented causes of motion."""
 
 import functools
 
@@ -12,6 +12,7 @@ from sdt_jax.data import synthetic_speaker
 from sdt_jax.data.synthetic_speaker import TEMPLATE_NAMES, make_speaker, perform
 
 NAMES = ("ada", "ben", "cleo", "dan", "eve", "finn")
+LOWER_BODY = ("hip", "knee", "ankle", "toe", "heel")
 ARM_BONES = [("shoulder", "elbow"), ("elbow", "wrist")]
 PALM_BONES = [
   ("hand_root", f"hand_{finger}_1")
@@ -26,7 +27,7 @@ def minute(name: str, seed: int = 0):
 
 def trace(performance, name: str) -> np.ndarray:
   """(T, 2) pixels of a keypoint."""
-  return performance.keypoints[:, :2, kp.INDEX_137[name]]
+  return performance.keypoints[:, :2, kp.OPENPOSE.index[name]]
 
 
 def lip_distance(performance) -> np.ndarray:
@@ -35,7 +36,7 @@ def lip_distance(performance) -> np.ndarray:
 
 
 def frame_energy(performance) -> np.ndarray:
-  """(T,) root mean square of the sound under each frame."""
+  """(T,) root mean square of the audio of each frame."""
   edges = np.arange(len(performance.keypoints)) * audio.SAMPLE_RATE // audio.FPS
   samples = np.diff(np.append(edges, len(performance.audio)))
   return np.sqrt(np.add.reduceat(np.square(performance.audio), edges) / samples)
@@ -50,7 +51,7 @@ def assert_same(a, b):
     np.testing.assert_array_equal(x, y, err_msg=name)
 
 
-def test_same_seed_same_bits_and_other_seed_another_performance():
+def test_performances_are_reproducible_and_depend_on_the_seed():
   again = perform(make_speaker("ada"), 0, 900)
   assert_same(minute("ada"), again)
   for a, b in zip(again, minute("ada", seed=1), strict=True):
@@ -61,7 +62,7 @@ def test_same_seed_same_bits_and_other_seed_another_performance():
 def test_shapes_types_and_ranges(num_frames):
   p = perform(make_speaker("any name will do"), 3, num_frames)
   assert p.audio.shape == (audio.num_samples(num_frames),)
-  assert p.keypoints.shape == (num_frames, 3, 137)
+  assert p.keypoints.shape == (num_frames, *kp.OPENPOSE.detection_shape)
   assert p.mouth_opening.shape == p.prominence.shape == (num_frames,)
   assert p.template.shape == (num_frames, len(TEMPLATE_NAMES))
   assert all(array.dtype == np.float32 for array in p)
@@ -69,7 +70,7 @@ def test_shapes_types_and_ranges(num_frames):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_lie_in_their_ranges(name):
+def test_values_are_in_their_ranges(name):
   p = minute(name)
   for track in (p.mouth_opening, p.prominence):
     assert track.min() >= 0
@@ -79,11 +80,11 @@ def test_values_lie_in_their_ranges(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_body_stays_in_the_picture_without_legs(name):
+def test_body_without_legs_stays_in_the_image(name):
   x, y, confidence = np.moveaxis(minute(name).keypoints, 1, 0)
-  legs = [*range(8, 15), *range(19, 25)]
+  legs = [kp.OPENPOSE.index[n] for n in kp.OPENPOSE.names if n.endswith(LOWER_BODY)]
   assert not minute(name).keypoints[:, :, legs].any()
-  seen = np.setdiff1d(np.arange(137), legs)
+  seen = np.setdiff1d(np.arange(kp.OPENPOSE.num_joints), legs)
   assert ((confidence[:, seen] > 0.5) & (confidence[:, seen] <= 1)).all()
   assert 5 < x[:, seen].min() < x[:, seen].max() < 1275
   assert 5 < y[:, seen].min() < y[:, seen].max() < 715
@@ -113,7 +114,7 @@ def test_the_figure_stands_upright_and_elbows_point_outwards(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lips_follow_the_opening_and_the_sound(name):
+def test_lips_follow_the_opening_and_the_audio(name):
   p = minute(name)
   assert correlation(p.mouth_opening, lip_distance(p)) > 0.98
   assert correlation(p.mouth_opening, frame_energy(p)) > 0.75
@@ -142,7 +143,7 @@ def test_prominent_syllables_are_louder():
 
 
 def held_out_r2(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """(D,) of a ridge regression from (N, F) to (N, D), on the last quarter."""
+  """(D,) for a ridge regression from (N, F) to (N, D), on the last quarter."""
   num_train = 3 * len(features) // 4
   train = features[:num_train]
   x = (features - train.mean(0)) / (train.std(0) + 1e-6)
@@ -153,18 +154,18 @@ def held_out_r2(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
   return 1 - np.square(error).mean(0) / targets[num_train:].var(0)
 
 
-def test_the_template_shows_in_the_motion_and_not_in_the_sound():
+def test_the_template_affects_the_motion_but_not_the_audio():
   speaker = make_speaker("ada")
   clips = [perform(speaker, seed, audio.CLIP_FRAMES) for seed in range(160)]
   template = np.stack([c.template.mean(0) for c in clips])
-  poses = np.stack([pose.from_keypoints_137(c.keypoints).mean(0) for c in clips])
+  poses = np.stack([pose.from_openpose(c.keypoints).mean(0) for c in clips])
   sound = np.stack([c.audio for c in clips])
   mel = np.asarray(audio.mel_spectrogram(jnp.asarray(sound))).mean(-1)
   assert held_out_r2(poses.reshape(len(clips), -1), template).min() > 0.85
   assert held_out_r2(mel, template).mean() < 0.05
 
 
-def test_the_sound_does_not_depend_on_the_template(monkeypatch):
+def test_the_audio_does_not_depend_on_the_template(monkeypatch):
   before = minute("ada")
   streams = synthetic_speaker._STREAMS | {"template": 99}
   monkeypatch.setattr(synthetic_speaker, "_STREAMS", streams)

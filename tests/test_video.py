@@ -1,4 +1,4 @@
-"""Videos: every frame once and in order, sound to the frame, all or nothing."""
+"""Videos: every frame once and in order, audio in sync, no partial files."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ RATE = 16_000
 
 
 def grey_frames(count, height=48, width=64):
-  """Each of a grey of its own, for up to 24 frames in a row."""
+  """Frames in shades of grey that repeat after 24 frames."""
   for i in range(count):
     yield np.full((height, width, 3), grey(i), np.uint8)
 
@@ -30,7 +30,7 @@ def tone(seconds):
 
 
 def decode(path):
-  """Frames (T, h, w, 3) and the first samples of the sound, if there is one."""
+  """Frames (T, h, w, 3), and audio samples or None."""
   with av.open(str(path)) as file:
     frames = np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])
   with av.open(str(path)) as file:
@@ -55,7 +55,7 @@ def test_every_frame_once_and_in_order(tmp_path, count):
 
 @pytest.mark.parametrize("count", [1, 7, 64, 181])
 @pytest.mark.parametrize("seconds", [0.01, 3.0, 30.0])
-def test_sound_is_as_long_as_the_frames(tmp_path, count, seconds):
+def test_audio_is_as_long_as_the_frames(tmp_path, count, seconds):
   write_video(tmp_path / "a.mp4", grey_frames(count), audio=tone(seconds))
   with av.open(str(tmp_path / "a.mp4")) as file:
     (picture,), (sound,) = file.streams.video, file.streams.audio
@@ -66,7 +66,7 @@ def test_sound_is_as_long_as_the_frames(tmp_path, count, seconds):
     assert picture.start_time == sound.start_time == 0
 
 
-def test_the_sound_starts_with_the_picture(tmp_path):
+def test_audio_starts_with_the_first_frame(tmp_path):
   audio = np.zeros(2 * RATE)
   audio[RATE : RATE + 1600] = 0.5  # begins with frame 15
   write_video(tmp_path / "a.mp4", grey_frames(30), audio=audio)
@@ -76,7 +76,7 @@ def test_the_sound_starts_with_the_picture(tmp_path):
   assert abs(first - RATE) < 32
 
 
-def test_short_sound_is_followed_by_silence(tmp_path):
+def test_short_audio_is_followed_by_silence(tmp_path):
   write_video(tmp_path / "a.mp4", grey_frames(30), audio=tone(1.0))
   _, sound = decode(tmp_path / "a.mp4")
   assert sound is not None
@@ -84,7 +84,7 @@ def test_short_sound_is_followed_by_silence(tmp_path):
   assert np.abs(sound[RATE + 2048 :]).max() < 0.01
 
 
-def test_format_plays_everywhere(tmp_path):
+def test_format_is_widely_playable(tmp_path):
   path = tmp_path / "a.mp4"
   write_video(path, grey_frames(20), audio=tone(2))
   with av.open(str(path)) as file:
@@ -93,15 +93,15 @@ def test_format_plays_everywhere(tmp_path):
     assert (picture.name, picture.pix_fmt) == ("h264", "yuv420p")
     assert (sound.name, sound.sample_rate) == ("aac", RATE)
   data = path.read_bytes()
-  assert data.index(b"moov") < data.index(b"mdat")  # plays while it still loads
+  assert data.index(b"moov") < data.index(b"mdat")  # can play before it is loaded
 
 
-def test_without_sound(tmp_path):
+def test_without_audio(tmp_path):
   write_video(tmp_path / "a.mp4", grey_frames(5))
   assert decode(tmp_path / "a.mp4")[1] is None
 
 
-def test_colours_survive(tmp_path):
+def test_colours_are_preserved(tmp_path):
   colours = np.array([[226, 106, 44], [38, 122, 196], [40, 196, 170]], np.uint8)
   frame = np.repeat(colours, 32, axis=0)[None].repeat(64, axis=0)
   write_video(tmp_path / "a.mp4", [frame] * 3)
@@ -120,8 +120,8 @@ def test_odd_sizes_are_padded(tmp_path, height, width):
   np.testing.assert_allclose(frames[0], grey(0), atol=4)
 
 
-def test_frames_are_taken_as_they_are_encoded(tmp_path):
-  """Long videos need no more memory than short ones."""
+def test_frames_are_requested_as_they_are_encoded(tmp_path):
+  """So long videos need no more memory than short ones."""
   given, alive = [], []
 
   def frames():
@@ -177,25 +177,25 @@ def failure(path, **kwargs):
   return message
 
 
-def test_missing_folder_is_named(tmp_path):
+def test_missing_folder(tmp_path):
   assert "No such file" in failure(tmp_path / "no" / "a.mp4")
 
 
-def test_target_that_is_a_folder_is_named(tmp_path):
+def test_target_that_is_a_folder(tmp_path):
   (tmp_path / "a.mp4").mkdir()
   assert "irectory" in failure(tmp_path / "a.mp4")
   assert os.listdir(tmp_path) == ["a.mp4"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder_is_named(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_read_only_folder(tmp_path):
   tmp_path.chmod(0o500)
   assert "ermission denied" in failure(tmp_path / "a.mp4")
   tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize("wrong", [{"preset": "nonsense"}, {"sample_rate": 12_345}])
-def test_encoder_failure_gives_its_reason(tmp_path, wrong):
+def test_encoder_failure_names_the_reason(tmp_path, wrong):
   message = failure(tmp_path / "a.mp4", audio=tone(1), **wrong)
   assert "Invalid argument" in message
   assert os.listdir(tmp_path) == []
@@ -214,7 +214,7 @@ def test_full_disk_leaves_nothing(tmp_path, size):
   assert os.listdir(tmp_path) == []
 
 
-def test_failure_of_the_frames_is_not_taken_for_one_of_the_file(tmp_path):
+def test_an_error_of_the_frames_is_not_reported_as_one_of_the_file(tmp_path):
   def frames():
     yield from grey_frames(3)
     raise FileNotFoundError("elsewhere")

@@ -1,6 +1,13 @@
-"""Clips of speech and pose: TFDS builders, the synthetic speaker, the input pipeline.
+"""Clips of speech and poses: data sets, clip storage, the input pipeline.
 
-`speech2gesture` and `synthetic` turn a data pack or the embedded speaker into a data
-set on disk (`builder` is what they share, `recordings` joins clips that overlap);
-`cut` maps it into memory; `pipeline` reads it in batches.
+The modules named in `DATASETS` build a data set on disk, with `builder` as their base.
+`recordings` joins overlapping clips; `clip_store` maps the data set into memory;
+`pipeline` reads it in batches.
 """
+
+DATASETS: dict[str, tuple[str, ...]] = {
+  "speech2gesture": ("root", "speaker", "data_dir", "skip_bad_clips"),
+  "synthetic": ("speaker", "data_dir", "num_train_clips", "num_dev_clips"),
+}
+"""Name of a data set, and of its module in this package -> the arguments of
+`pipeline.build` that the module's function `prepare` takes."""

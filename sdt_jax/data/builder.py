@@ -1,11 +1,11 @@
-"""What the data set builders share: the writing of clips in order, joined into
-recordings, and the statistics of the train split.
+"""Base class of the data set builders.
 
-A data set is a TFDS data set of array_record files, written and read without
-TensorFlow. It keeps the order: the i-th clip of a split is row i for good, because
-learnt templates belong to rows. A build goes to a temporary folder that is renamed at
-the end, so a data set is complete or not there. Clips are then read from arrays that
-are cut from it once (see `cut`).
+It writes the clips of a speaker, joined into recordings, and computes the statistics of
+the train split. A data set is a TFDS data set of array_record files, written and read
+without TensorFlow. The order is kept: the i-th clip of a split is always row i, because
+learnt templates belong to rows. A build writes to a temporary folder that is renamed at
+the end, so there are no incomplete data sets. Clips are then read from arrays that are
+built once from these files (see `clip_store`).
 """
 
 import abc
@@ -27,14 +27,14 @@ from array_record.python import array_record_module  # pyright: ignore
 
 from sdt_jax import keypoints as kp
 from sdt_jax import speakers
-from sdt_jax.data import cut, recordings
+from sdt_jax.data import clip_store, recordings
 from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
-SPLITS = ("train", "dev")
+SPLITS: tuple[str, ...] = ("train", "dev")
 
 Shard = Callable[[], Iterator[Example | None]]
-"""Gives the clips of one file; None stands for a bad clip that is left out."""
+"""Yields the clips of one file; None for a bad clip that is skipped."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,39 +45,39 @@ class Built(NamedTuple):
   Attributes:
     speaker: the speaker's name.
     sources: split ("train", "dev") -> its clips by row.
-    statistics: of the poses of the train split.
-    num_skipped: bad clips that were left out.
-    path: the folder of its files.
+    statistics: pose statistics of the train split.
+    num_skipped: number of bad clips that were skipped.
+    path: folder of the files.
   """
 
   speaker: str
-  sources: dict[str, cut.Clips]
+  sources: dict[str, clip_store.ClipStore]
   statistics: speakers.Speaker
   num_skipped: int
   path: str
 
 
 def _tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Tensor:
-  """Any number of such values, stored as bytes; TFDS's default is 7 times slower."""
+  """An array of such values, stored as bytes; TFDS's default is 7 times slower."""
   return tfds.features.Tensor(
     shape=(None, *shape), dtype=dtype, encoding=tfds.features.Encoding.BYTES
   )
 
 
 def folder_name(speaker: str, *parts: object) -> str:
-  """Name of a data set's folder; the speaker's name may hold any character."""
+  """Folder name of a data set; the speaker's name may contain any character."""
   return "-".join([urllib.parse.quote(speaker, safe=""), *map(str, parts)])
 
 
 class ClipBuilder(tfds.core.ShardBasedBuilder):
   """Writes the clips of one speaker, as recordings (see `recordings.join`).
 
-  Not a GeneratorBasedBuilder: that one keeps a whole split in memory to sort it, and
-  from 1 GB on (3,000 clips) needs TensorFlow.
+  Not a GeneratorBasedBuilder, which keeps a whole split in memory to sort it, and from
+  1 GB on (3,000 clips) needs TensorFlow.
 
-  Every clip has: `audio` (68266,) float32 16 kHz; `poses` (64, 2, 121) float32 pixels
-  relative to the neck; `detected` (64, 121) bool; `clip_id` text; `start` int, first
-  frame in the video, -1 where not known; `video` text, "" likewise.
+  Every clip has: `audio` (68266,) float32 16 kHz; `poses` (64, dims, joints) float32
+  pixels relative to the neck; `detected` (64, joints) bool; `clip_id` text; `start`
+  int, first frame in the video, -1 if unknown; `video` text, "" if unknown.
   """
 
   VERSION = tfds.core.Version("2.0.0")
@@ -89,36 +89,36 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
 
   @abc.abstractmethod
   def num_clips(self, split: str) -> int:
-    """How many clips the build goes through, those included that it may leave out."""
+    """Number of clips to read, including bad ones."""
 
   @abc.abstractmethod
   def shards(self, split: str) -> list[Shard]:
-    """The clips in order. A shard is held in memory, and recordings end with it."""
+    """The clips in order. A shard is kept in memory; recordings do not span shards."""
 
-  def extra_arrays(self) -> cut.Layout:
-    """Arrays with a value for each frame that only this data set has."""
+  def extra_arrays(self) -> clip_store.Layout:
+    """Arrays with one value per frame that only this data set has."""
     return {}
 
-  def layout(self) -> cut.Layout:
-    """Of the arrays of its recordings."""
+  def layout(self) -> clip_store.Layout:
+    """Layout of the arrays of recordings and clips."""
     return {
       "audio": ((), np.float32),
-      "poses": ((2, kp.NUM_KEYPOINTS), np.float32),
-      "detected": ((kp.NUM_KEYPOINTS,), np.bool_),
+      "poses": (kp.UPPER_BODY.shape, np.float32),
+      "detected": ((kp.UPPER_BODY.num_joints,), np.bool_),
     } | self.extra_arrays()
 
-  def size(self, split: str) -> cut.Size:
-    """Of a split that is built."""
-    return cut.Size(*cast(dict, self.info.metadata)["sizes"][split])
+  def size(self, split: str) -> clip_store.Size:
+    """Size of a split, once it is built."""
+    return clip_store.Size(*cast(dict, self.info.metadata)["sizes"][split])
 
   def _info(self) -> tfds.core.DatasetInfo:
     arrays = {name: _tensor(*form) for name, form in self.layout().items()}
-    of_clips = {name: _tensor((), np.int64) for name in recordings.OF_CLIPS}
+    per_clip = {name: _tensor((), np.int64) for name in recordings.CLIP_FIELDS}
     text = tfds.features.Text()
     return tfds.core.DatasetInfo(
       builder=self,
       features=tfds.features.FeaturesDict(
-        arrays | of_clips | {"clip_id": tfds.features.Sequence(text), "video": text}
+        arrays | per_clip | {"clip_id": tfds.features.Sequence(text), "video": text}
       ),
       metadata=tfds.core.MetadataDict(),
       disable_shuffling=True,
@@ -128,7 +128,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     total = sum(self.num_clips(split) for split in SPLITS)
     self._statistics = speakers.RunningStatistics()
     self._num_skipped = 0
-    self._sizes: dict[str, cut.Size] = dict.fromkeys(SPLITS, cut.Size())
+    self._sizes = {split: clip_store.Size() for split in SPLITS}
     with tqdm.tqdm(total=total, desc=f"clips of {self.speaker}", unit="clip") as bar:
       self._bar = bar
       super()._download_and_prepare(*args, **kwargs)
@@ -139,7 +139,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     metadata["sizes"] = self._sizes
 
   def _shard_iterators_per_split(self, dl_manager) -> dict[str, list]:
-    del dl_manager  # there is nothing to download
+    del dl_manager  # nothing to download
     return {
       split: [functools.partial(self._examples, split, s) for s in self.shards(split)]
       for split in SPLITS
@@ -166,12 +166,15 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
   def _check_splits(self) -> None:
     for split in SPLITS:
       if not self._sizes[split].clips:
-        raise UserError(f"{self.speaker}: no good clip in the {split} split")
+        raise UserError(f"{self.speaker}: no good clip in the {split} split; add some")
 
 
 class _UncompressedWriter(tfds.core.ExampleWriter):
-  """Speech hardly compresses: the files grow by two thirds, but are written and read
-  four times faster than with the default."""
+  """Writes uncompressed files.
+
+  They are two thirds larger than with TFDS's default, but written and read four times
+  faster.
+  """
 
   def write(self, path, examples) -> None:
     writer = array_record_module.ArrayRecordWriter(
@@ -186,7 +189,7 @@ class _UncompressedWriter(tfds.core.ExampleWriter):
 
 @contextlib.contextmanager
 def _runtime_error_as_os_error():
-  """The writer's error of a full disk says what it is, but not by its type."""
+  """array_record raises RuntimeError, for example if the disk is full."""
   try:
     yield
   except RuntimeError as e:
@@ -194,11 +197,10 @@ def _runtime_error_as_os_error():
 
 
 def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
-  """Builds the data set if it is not there, and opens it.
+  """Builds the data set if it does not exist, and opens it.
 
   Raises:
-    UserError: what the builder finds wrong with its material, or the folder cannot be
-      written.
+    UserError: the input of the builder is bad, or the folder cannot be written.
   """
   with _quiet_tfds():
     builder = make_builder()
@@ -206,7 +208,7 @@ def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
       builder = _build(builder, make_builder)
   metadata = cast(dict, builder.info.metadata)
   if metadata["num_skipped"]:
-    _log.warning("%s: %d bad clips left out", builder.speaker, metadata["num_skipped"])
+    _log.warning("%s: %d bad clips skipped", builder.speaker, metadata["num_skipped"])
   return Built(
     speaker=builder.speaker,
     sources={split: _clips(builder, split) for split in SPLITS},
@@ -218,9 +220,9 @@ def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
   )
 
 
-def _clips(builder: ClipBuilder, split: str) -> cut.Clips:
+def _clips(builder: ClipBuilder, split: str) -> clip_store.ClipStore:
   source = cast(Any, builder).as_data_source(split)
-  return cut.open_or_cut(
+  return clip_store.open_or_build(
     builder.data_path, split, source, builder.layout(), builder.size(split)
   )
 
@@ -229,13 +231,13 @@ def _build(
   builder: ClipBuilder, make_builder: Callable[[], ClipBuilder]
 ) -> ClipBuilder:
   try:
-    with tempfile.TemporaryDirectory() as downloads:  # TFDS insists on a folder
+    with tempfile.TemporaryDirectory() as downloads:  # TFDS requires a folder
       builder.download_and_prepare(
         download_dir=downloads,
         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
       )
   except OSError as e:
-    # Two processes may build the same data set; the second finds the folder taken.
+    # Two processes may build the same data set; for the second, the folder exists.
     other = make_builder()
     if not other.is_prepared():
       raise UserError(f"cannot write the data set to {builder.data_path}: {e}") from e
@@ -245,7 +247,7 @@ def _build(
 
 @contextlib.contextmanager
 def _quiet_tfds():
-  """TFDS speaks of downloads and of a website; our builds have their own bar."""
+  """Silences TFDS, which reports downloads; our builds have their own progress bar."""
   verbosity = absl.logging.get_verbosity()
   absl.logging.set_verbosity(absl.logging.ERROR)
   try:

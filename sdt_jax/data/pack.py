@@ -1,10 +1,10 @@
-"""Reads the data packs of Speech2Gesture and Speech Drives Templates, as published.
+"""Reads data packs in the format of Speech2Gesture and Speech Drives Templates.
 
     <root>/<speaker>/processed_137.csv (or clips.csv)   one row per clip
     <root>/<speaker>/<pose_fn>                          one npz per clip
 
-A clip is 64 frames of 137 keypoints at 15 fps (picture pixels) and the 16 kHz mono
-sound under them. Whatever is wrong with a pack is a `UserError` that names the file.
+A clip is 64 frames of `OPENPOSE` keypoints at 15 fps (image pixels) with their 16 kHz
+mono audio. Any fault of a pack raises a `UserError` that names the file.
 """
 
 import csv
@@ -22,22 +22,22 @@ from sdt_jax.errors import UserError
 
 CSV_NAMES = ("processed_137.csv", "clips.csv")
 SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
-"""The `dataset` column -> our split; rows labelled otherwise ("idle") are left out."""
+"""`dataset` column -> split; rows with another label ("idle") are ignored."""
 
-# Cutting at the frame rate of the video leaves published clips of 67,000 to 68,300
-# samples; outside of this share of 64 frames, sound and pose do not belong together.
+# Published clips have 67,000 to 68,300 samples, due to the frame rates of their videos.
+# Beyond this relative deviation from 64 frames, audio and poses cannot match.
 LENGTH_TOLERANCE = 0.05
 
-# What coordinates are given in must be told from their numbers.
+# Larger coordinates are not pixels.
 _MAX_PX = 1e6
 
-_POSE_SHAPE = (audio.CLIP_FRAMES, 3, len(kp.KEYPOINTS_137))
+_POSE_SHAPE = (audio.CLIP_FRAMES, *kp.OPENPOSE.detection_shape)
 
 _log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-  """A clip as the csv names it; `start` is -1 and `video` "" where it does not say."""
+  """A row of the csv. If not given there, `start` is -1 and `video` is ""."""
 
   clip_id: str  # e.g. "oliver/clips/npz/chemistry-35-99"
   path: pathlib.Path
@@ -50,8 +50,8 @@ class Clip(NamedTuple):
 
   Attributes:
     audio: (68266,) float32, 16 kHz.
-    poses_px: (64, 2, 121) float32, pixels relative to the neck.
-    detected: (64, 121) bool.
+    poses_px: (64, dims, joints) float32, pixels relative to the neck.
+    detected: (64, joints) bool.
   """
 
   audio: np.ndarray
@@ -63,9 +63,9 @@ class Pack(NamedTuple):
   """The index of a speaker's pack.
 
   Attributes:
-    speaker: the name of its folder.
+    speaker: name of the speaker's folder.
     rows: split ("train", "dev") -> its rows, in the order of the csv.
-    fingerprint: changes when the csv, or the size or time of a clip's file does.
+    fingerprint: changes if the csv changes, or the size or time of a clip's file.
   """
 
   speaker: str
@@ -74,49 +74,49 @@ class Pack(NamedTuple):
 
 
 def read_index(root: str | os.PathLike, speaker: str) -> Pack:
-  """Reads the csv of a pack; the clips themselves are not opened.
+  """Reads the csv of a pack; does not open the clips.
 
   Args:
-    root: the folder that holds the speakers' folders.
-    speaker: the name of the folder in it.
+    root: the folder that contains the speakers' folders.
+    speaker: name of the speaker's folder.
 
   Raises:
     UserError: the folder or the csv is missing, the csv cannot be read or lacks a
-      column, or it has no row of a split.
+      column, or a split has no rows.
   """
   if not os.path.isdir(root):
     raise UserError(
-      f"dataset.root={os.fspath(root)!r} is not a folder; it must hold <speaker>/*.csv"
+      f"dataset.root={os.fspath(root)!r} is not a folder; give one with <speaker>/*.csv"
     )
   csv_path = _find_csv(pathlib.Path(root), speaker)
   rows: dict[str, list[Row]] = {"train": [], "dev": []}
-  left_out: dict[str, int] = {}
+  ignored: dict[str, int] = {}
   for line in _read_csv(csv_path):
     label = (line["dataset"] or "").strip()
     if label in SPLITS:
       rows[SPLITS[label]].append(_parse_row(line, csv_path))
     else:
-      left_out[label] = left_out.get(label, 0) + 1
+      ignored[label] = ignored.get(label, 0) + 1
   for split, split_rows in rows.items():
     if not split_rows:
       raise UserError(
-        f"{csv_path}: no row has {split!r} in the column 'dataset'; label some so"
-        + (f" (found {', '.join(map(repr, left_out))})" if left_out else "")
+        f"{csv_path}: no row has {split!r} in the column 'dataset'; label some rows so"
+        + (f" (found {', '.join(map(repr, ignored))})" if ignored else "")
       )
-  if left_out:
-    _log.info("%s: rows left out by their label: %s", csv_path, left_out)
+  if ignored:
+    _log.info("%s: rows left out by label: %s", csv_path, ignored)
   return Pack(speaker, rows, _fingerprint(csv_path, rows))
 
 
 def _find_csv(root: pathlib.Path, speaker: str) -> pathlib.Path:
-  # A name with a separator, or none at all, would lead out of the root.
+  # An empty name, or one with a separator, could point outside of the root.
   is_name = speaker not in {"", ".", ".."} and pathlib.Path(speaker).name == speaker
   if not is_name or not (root / speaker).is_dir():
     packs = sorted(
       {p.parent.name for name in CSV_NAMES for p in root.glob(f"*/{name}")}
     )
     raise UserError(
-      f"{root}: no speaker {speaker!r}; there are: {', '.join(packs) or 'none'}"
+      f"{root}: no speaker {speaker!r}; found: {', '.join(packs) or 'none'}"
     )
   for name in CSV_NAMES:
     if (root / speaker / name).is_file():
@@ -145,7 +145,9 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
   folder = csv_path.parent
   pose_fn = (line["pose_fn"] or "").strip()
   if not pose_fn:
-    raise UserError(f"{csv_path}: a {line['dataset']} row has an empty pose_fn")
+    raise UserError(
+      f"{csv_path}: a {line['dataset']} row has an empty pose_fn; fill it"
+    )
   path = _find_clip(folder, pose_fn)
   within = path.relative_to(folder) if path.is_relative_to(folder) else path
   start = (line.get("start") or "").strip()
@@ -158,9 +160,9 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
 
 
 def _find_clip(folder: pathlib.Path, pose_fn: str) -> pathlib.Path:
-  """`pose_fn` may be absolute, or may begin with the speaker's name."""
+  """Path of a clip; `pose_fn` may be absolute or start with the speaker's name."""
   paths = [folder / pose_fn, folder.parent / pose_fn]
-  # `os.path.isfile` is False, too, for what cannot be a name.
+  # Unlike `Path.is_file`, `os.path.isfile` does not raise for names that are too long.
   return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
@@ -179,16 +181,16 @@ def read_clip(path: pathlib.Path, clip_id: str) -> Clip:
   """Reads and checks one clip.
 
   Raises:
-    UserError: the file is missing, no npz, or its arrays are not those of a clip.
+    UserError: the file is missing or no npz, or its arrays are not those of a clip.
   """
   try:
-    arrays = files.read_arrays(path, "pose", "audio")  # `imgs` may be a pickle
+    arrays = files.read_arrays(path, "pose", "audio")  # not `imgs`: may be pickled
   except UserError as e:
     raise UserError(f"{clip_id}: {e}") from e
   keypoints = _checked_pose(arrays["pose"], clip_id)
   return Clip(
     audio=_checked_audio(arrays["audio"], clip_id),
-    poses_px=pose.from_keypoints_137(keypoints),
+    poses_px=pose.from_openpose(keypoints),
     detected=detected_points(keypoints),
   )
 
@@ -200,11 +202,11 @@ def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
     )
   if keypoints.dtype.kind not in "fiu":
     raise UserError(f"{clip_id}: pose has type {keypoints.dtype}, expected float32")
-  with np.errstate(over="ignore"):  # infinite ones are refused here
+  with np.errstate(over="ignore"):  # values that overflow are rejected below
     keypoints = keypoints.astype(np.float32)
   if not (np.abs(keypoints) < _MAX_PX).all():
     raise UserError(
-      f"{clip_id}: pose has values that are not finite, or beyond a million pixels"
+      f"{clip_id}: pose has values that are not finite or exceed a million pixels"
     )
   return keypoints
 
@@ -224,16 +226,20 @@ def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
   in_unit_range = samples / full_scale
   if not (np.abs(in_unit_range) < audio.MAX_PEAK).all():
     raise UserError(
-      f"{clip_id}: audio has values that are not finite, or far beyond [-1, 1]"
+      f"{clip_id}: audio has values that are not finite or far outside of [-1, 1]"
     )
   return audio.fit_to_frames(in_unit_range.astype(np.float32), audio.CLIP_FRAMES)
 
 
 def detected_points(keypoints: np.ndarray) -> np.ndarray:
-  """(..., 3, 137) -> (..., 121) bool: with confidence, and not at the image origin.
+  """Keypoints (..., dims + 1, joints) -> which joints of `UPPER_BODY` were detected.
 
-  Poses are relative to the neck, so without it nothing in the frame counts.
+  These are joints with positive confidence that are not at the image origin. If the
+  neck was not detected, no joint counts, because poses are relative to it.
+
+  Returns:
+    (..., joints) bool.
   """
   x, y, confidence = np.moveaxis(keypoints, -2, 0)
   found = (confidence > 0) & ((x != 0) | (y != 0))
-  return found[..., kp.FROM_137] & found[..., kp.NECK_137, None]
+  return found[..., kp.FROM_OPENPOSE] & found[..., kp.OPENPOSE.index["neck"], None]

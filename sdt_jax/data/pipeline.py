@@ -1,15 +1,16 @@
 """From a data set on disk to batches, in three steps:
 
-    built = build(...)                                  build it if needed, open it
-    split = open_split(built.sources["train"], ...)     poses in the form of the model
+    built = build(...)                                  build (if needed) and open
+    split = open_split(built.sources["train"], ...)     normalise the poses
     for batch in train_batches(split, ...): ...         or eval_batches
 
-A batch is a dict of NumPy arrays: `audio` (b, 68266) float32, `poses` (b, 64, 2, 121)
-float32, normalised, and `index` (b,) int32, the row of each clip in its split. `b` is
-the share of one process. Which clips make up a step depends on the seed and the step
-alone, so a run resumes by starting at its step; no state of an iterator is kept.
+A batch is a dict of NumPy arrays: `audio` (b, 68266) float32; `poses` (b, 64, dims,
+joints) float32, normalised; `index` (b,) int32, the row of each clip in its split. `b`
+is the number of clips for this process. The clips of a step depend only on the seed and
+the step, so a run resumes by starting at its step; no iterator state is saved.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -19,18 +20,19 @@ import grain
 import numpy as np
 
 from sdt_jax import audio, pose, speakers
-from sdt_jax.data import cut, speech2gesture, synthetic
+from sdt_jax.data import DATASETS
 from sdt_jax.data.builder import Built
+from sdt_jax.data.clip_store import ClipStore
 from sdt_jax.data.recordings import CLIP_SAMPLES
 from sdt_jax.errors import UserError
 
-# Batches that wait between reading and the training step.
+# Number of batches that are read ahead of the training step.
 _BATCHES_AHEAD = 4
 
 _FRAMES_AT_ONCE = 1024
 
-# Published tables do not fit a pack whose mean pose lies further off than this, in
-# published standard deviations; the tables of two speakers lie 0.35 to 6 apart.
+# Published statistics do not fit a pack if its mean pose differs from the published one
+# by more than this, in published standard deviations; two speakers differ by 0.35 to 6.
 MAX_MEAN_DEVIATION = 0.3
 
 Batch = dict[str, np.ndarray]
@@ -48,36 +50,44 @@ def build(
   num_dev_clips: int,
   skip_bad_clips: bool = False,
 ) -> Built:
-  """Builds a data set if it is not there, and opens it.
+  """Builds a data set if it does not exist, and opens it.
 
   Args:
-    name: "speech2gesture" or "synthetic".
-    root: speech2gesture: the folder that holds the speakers' folders.
+    name: one of `DATASETS`, which lists the arguments that each data set uses.
+    root: folder that contains the speakers' folders.
     speaker: name of the speaker.
-    data_dir: where the built data sets are kept.
-    num_train_clips, num_dev_clips: synthetic: how many clips to make.
-    skip_bad_clips: speech2gesture: leave bad clips out instead of stopping.
+    data_dir: folder for built data sets.
+    num_train_clips, num_dev_clips: number of clips to generate.
+    skip_bad_clips: skip bad clips instead of raising an error.
 
   Raises:
-    UserError: the name is unknown, or what the builders raise.
+    UserError: the name is unknown, or the builder raises an error.
   """
-  if name == "speech2gesture":
-    return speech2gesture.prepare(root, speaker, data_dir, skip_bad_clips)
-  if name == "synthetic":
-    return synthetic.prepare(speaker, num_train_clips, num_dev_clips, data_dir)
-  raise UserError(f"dataset.name={name!r}; known: speech2gesture, synthetic")
+  if name not in DATASETS:
+    raise UserError(f"dataset.name={name!r}; known: {', '.join(DATASETS)}")
+  arguments = {
+    "root": root,
+    "speaker": speaker,
+    "data_dir": data_dir,
+    "num_train_clips": num_train_clips,
+    "num_dev_clips": num_dev_clips,
+    "skip_bad_clips": skip_bad_clips,
+  }
+  module = importlib.import_module(f"sdt_jax.data.{name}")
+  return module.prepare(**{key: arguments[key] for key in DATASETS[name]})
 
 
 def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
-  """The statistics to normalise with.
+  """Chooses the statistics to normalise with.
 
   Args:
     built: the data set.
-    mode: "published", the published tables; "pack", those of the train split; "auto",
-      the published ones where there are some and they fit the train split.
+    mode: "published": published statistics; "pack": statistics of the train split;
+      "auto": published statistics if they exist and fit the train split, else those of
+      the train split.
 
   Raises:
-    UserError: the mode is unknown, or nothing was published for this speaker.
+    UserError: the mode is unknown, or this speaker has no published statistics.
   """
   if mode not in {"published", "pack", "auto"}:
     raise UserError(f"dataset.statistics={mode!r}; known: published, pack, auto")
@@ -88,16 +98,16 @@ def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
   published = speakers.published(name)
   deviation = mean_deviation(built.statistics, published)
   fits = deviation < MAX_MEAN_DEVIATION
-  taken = published if fits or mode == "published" else built.statistics
+  chosen = published if fits or mode == "published" else built.statistics
   _log.info(
-    "speaker %s: %s statistics; the train split's mean pose lies %.2f published "
-    "standard deviations from the published one (they fit below %.2f)",
+    "speaker %s: statistics of the %s; the mean pose of the train split is %.2f "
+    "published standard deviations from the published one (limit: %.2f)",
     name,
-    "published" if taken is published else "the train split's",
+    "publication" if chosen is published else "train split",
     deviation,
     MAX_MEAN_DEVIATION,
   )
-  return taken
+  return chosen
 
 
 def mean_deviation(own: speakers.Speaker, reference: speakers.Speaker) -> float:
@@ -107,13 +117,13 @@ def mean_deviation(own: speakers.Speaker, reference: speakers.Speaker) -> float:
 
 
 class Tracks(NamedTuple):
-  """The N clips of a split as parts of arrays that many of them share.
+  """The N clips of a split as sections of long arrays; overlapping clips share data.
 
   Attributes:
     audio: (S,) float32, 16 kHz.
-    poses: (F, 2, 121) float32, normalised, in the form of the model.
-    audio_start: (N,) int64, the first of the 68266 samples of each clip.
-    frame_start: (N,) int64, the first of its 64 frames.
+    poses: (F, dims, joints) float32, normalised, in the form of the model.
+    audio_start: (N,) int64, index of the first of the 68266 samples of each clip.
+    frame_start: (N,) int64, index of the first of its 64 frames.
   """
 
   audio: np.ndarray
@@ -123,18 +133,18 @@ class Tracks(NamedTuple):
 
 
 class Split:
-  """The clips of a split by row, in the form that a model trains on.
+  """The clips of a split by row, with normalised poses.
 
   Args:
     source: `Built.sources["train"]` or `["dev"]`.
     table: the statistics to normalise with.
-    hierarchical: the form that it describes.
+    hierarchical: whether the poses, and the table, are in the hierarchical form.
 
   Attributes:
-    source: the clips as they are on disk.
+    source: the clips as stored on disk.
   """
 
-  def __init__(self, source: cut.Clips, table: pose.PoseTable, hierarchical: bool):
+  def __init__(self, source: ClipStore, table: pose.PoseTable, hierarchical: bool):
     self.source = source
     self._tracks = Tracks(
       audio=source.audio,
@@ -153,7 +163,7 @@ class Split:
     return self.source.clips["clip_id"][row].decode()
 
   def read(self, rows: np.ndarray) -> Batch:
-    """The batch of the clips in these rows (b,)."""
+    """The batch of the clips in the given rows (b,)."""
     return {
       "audio": self._sounds[self._tracks.audio_start[rows]],
       "poses": self._poses[self._tracks.frame_start[rows]],
@@ -161,14 +171,14 @@ class Split:
     }
 
   def tracks(self) -> Tracks:
-    """The whole split: the sound mapped from disk, the poses in memory."""
+    """The whole split: audio memory-mapped from disk, poses in memory."""
     return self._tracks
 
 
 def _normalized(
   poses_px: np.ndarray, table: pose.PoseTable, hierarchical: bool
 ) -> np.ndarray:
-  """(F, 2, 121) of the form; a part at a time, which fits the processor's cache."""
+  """Normalises (F, dims, joints) in pieces that fit the processor's cache."""
   poses = np.empty_like(poses_px)
   for i in range(0, len(poses), _FRAMES_AT_ONCE):
     part = slice(i, i + _FRAMES_AT_ONCE)
@@ -177,20 +187,20 @@ def _normalized(
 
 
 def _windows(array: np.ndarray, length: int) -> np.ndarray:
-  """Item i is `array[i : i + length]`; no copy."""
+  """View of `array` whose item i is `array[i : i + length]`."""
   windows = np.lib.stride_tricks.sliding_window_view(array, length, axis=0)
   return np.moveaxis(windows, -1, 1)
 
 
 def open_split(
-  source: cut.Clips, speaker: speakers.Speaker, *, hierarchical: bool
+  source: ClipStore, speaker: speakers.Speaker, *, hierarchical: bool
 ) -> Split:
-  """The clips of a split, with normalised poses.
+  """Normalises the poses of a split.
 
   Args:
     source: `Built.sources["train"]` or `["dev"]`.
     speaker: the statistics to normalise with.
-    hierarchical: the form of the poses.
+    hierarchical: whether to use the hierarchical form.
 
   Raises:
     UserError: the speaker has no table of that form.
@@ -199,15 +209,15 @@ def open_split(
 
 
 def train_rows(num_clips: int, *, batch_size: int, seed: int) -> grain.MapDataset:
-  """Which clips make up each step: item `step` is their rows, (batch_size,) int64.
+  """The clips of each step: item `step` is the array of their rows, (batch_size,).
 
-  Every epoch of `num_clips // batch_size` steps has its own order; what is left over at
-  its end is dropped.
+  Each epoch of `num_clips // batch_size` steps has a new order; the remaining clips at
+  its end are dropped.
 
   Args:
-    num_clips: of the train split.
-    batch_size: of all processes together.
-    seed: of the order.
+    num_clips: number of clips in the train split.
+    batch_size: total over all processes.
+    seed: seed of the order.
 
   Raises:
     UserError: the batch is larger than the split.
@@ -230,25 +240,25 @@ def train_batches(
   process_count: int = 1,
   num_threads: int = 2,
 ) -> Iterator[Batch]:
-  """Endless batches from `start_step` on.
+  """Yields batches without end, starting with `start_step`.
 
-  A step is made of the clips that `train_rows` names, for any number of processes.
+  A step has the clips that `train_rows` returns, for any number of processes.
 
   Args:
     split: the clips.
-    batch_size: of all processes together.
-    seed: of the order.
-    start_step: steps counted from the start of the training.
-    process_index, process_count: which share of each batch to give.
-    num_threads: that read ahead; 0 reads when asked.
+    batch_size: total over all processes.
+    seed: seed of the order.
+    start_step: first step, counted from the start of the training.
+    process_index, process_count: which part of each batch to yield.
+    num_threads: number of threads that read ahead; 0 to read on demand.
 
   Raises:
     UserError: the batch is larger than the split, or the processes cannot share it.
   """
-  mine = share(batch_size, process_index, process_count)
+  part = share(batch_size, process_index, process_count)
   rows = train_rows(len(split), batch_size=batch_size, seed=seed)
   steps = rows[start_step:]
-  return _read_ahead(steps.map(lambda batch: split.read(batch[mine])), num_threads)
+  return _read_ahead(steps.map(lambda batch: split.read(batch[part])), num_threads)
 
 
 def eval_batches(
@@ -259,20 +269,19 @@ def eval_batches(
   process_count: int = 1,
   num_threads: int = 2,
 ) -> Iterator[Batch]:
-  """Every clip once, in order.
+  """Yields each clip once, in order.
 
-  Batches have one more array, `mask` (b,) float32: 1, or 0 for a row that only fills
-  up the last batch (a copy of the last clip). The arguments are those of
-  `train_batches`.
+  Batches also have `mask` (b,) float32: 1, or 0 for padding of the last batch, which
+  repeats the last clip. For the arguments, see `train_batches`.
 
   Raises:
     UserError: the processes cannot share a batch.
   """
-  mine = share(batch_size, process_index, process_count)
+  part = share(batch_size, process_index, process_count)
   last = len(split) - 1
 
   def read(first: int) -> Batch:
-    rows = np.arange(first, first + batch_size)[mine]
+    rows = np.arange(first, first + batch_size)[part]
     mask = (rows <= last).astype(np.float32)
     return split.read(np.minimum(rows, last)) | {"mask": mask}
 
@@ -281,7 +290,7 @@ def eval_batches(
 
 
 def share(batch_size: int, process_index: int, process_count: int) -> slice:
-  """The part of a batch that belongs to a process."""
+  """The part of a batch that a process reads."""
   if batch_size < 1 or batch_size % process_count:
     raise UserError(
       f"batch_size={batch_size} must be a positive multiple of the {process_count} "

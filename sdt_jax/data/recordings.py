@@ -1,9 +1,9 @@
-"""Joins clips that overlap into recordings, which hold what the clips share once.
+"""Joins overlapping clips into recordings, so that shared frames are stored once.
 
-A pack has a clip of 64 frames every 5 frames, so that every moment of it is in 13
-clips. A recording is a stretch of one video with a list of the clips in it. Only what
-agrees bit for bit is joined: the clips that are cut from a recording are those that
-went in.
+A pack has a clip of 64 frames every 5 frames, so that each moment occurs in 13 clips. A
+recording is a section of one video with a list of its clips. Clips are joined only if
+their overlap agrees bit for bit, so the clips of a recording are identical to the
+original ones.
 """
 
 from collections.abc import Iterable, Iterator, Set
@@ -17,24 +17,24 @@ Example = dict[str, Any]
 
 CLIP_SAMPLES = audio.num_samples(audio.CLIP_FRAMES)
 
-OF_CLIPS = ("start", "first_frame", "first_sample")
-"""What a recording has one number of for each clip."""
+CLIP_FIELDS = ("start", "first_frame", "first_sample")
+"""Fields of a recording with one number per clip."""
 
-_NOT_OF_FRAMES: Set[str] = {"audio", "clip_id", "start", "video"}
+_NOT_PER_FRAME: Set[str] = {"audio", "clip_id", "start", "video"}
 
 
 def join(clips: Iterable[Example]) -> Iterator[Example]:
-  """Recordings of consecutive clips, in the order of the clips.
+  """Joins consecutive clips into recordings; keeps their order.
 
   Args:
-    clips: examples as `builder.ClipBuilder.shards` describes them. They are held in
-      memory until their recording ends.
+    clips: examples as described by `builder.ClipBuilder`. They are kept in memory until
+      their recording ends.
 
   Yields:
-    `video` text, and of the n clips of a recording: `clip_id` n texts; `start` (n,)
-    int64 as it was; `first_frame` and `first_sample` (n,) int64, where each begins in
-    the recording. `audio` (S,) and the arrays that have a value for each frame, now
-    (F, ...), reach to the end of the last clip.
+    Recordings of n clips: `video` text; `clip_id` n texts; `start` (n,) int64,
+    unchanged; `first_frame` and `first_sample` (n,) int64, the index at which each clip
+    starts in the recording; `audio` (S,) and the arrays with one value per frame
+    (F, ...), from the start of the first to the end of the last clip.
   """
   joined: list[Example] = []
   steps: list[tuple[int, int]] = []
@@ -50,9 +50,9 @@ def join(clips: Iterable[Example]) -> Iterator[Example]:
 
 
 def _step(last: Example, clip: Example) -> tuple[int, int] | None:
-  """Frames and samples from the start of a clip to that of the next one.
+  """Number of frames and samples from the start of a clip to the start of the next.
 
-  None if the next one does not go on with the same video, or overlaps it otherwise.
+  None if the next clip does not continue the same video, or the overlaps differ.
   """
   frames = clip["start"] - last["start"]
   known = clip["video"] and min(last["start"], clip["start"]) >= 0
@@ -63,18 +63,18 @@ def _step(last: Example, clip: Example) -> tuple[int, int] | None:
   if not all(_overlap(last[key], clip[key], frames) for key in _frame_keys(clip)):
     return None
   samples = audio.num_samples(clip["start"]) - audio.num_samples(last["start"])
-  for step in (samples, samples + 1, samples - 1):  # whichever way it was rounded
+  for step in (samples, samples + 1, samples - 1):  # packs differ in their rounding
     if step >= 0 and _overlap(last["audio"], clip["audio"], step):
       return frames, step
   return None
 
 
 def _frame_keys(clip: Example) -> Set[str]:
-  return clip.keys() - _NOT_OF_FRAMES
+  return clip.keys() - _NOT_PER_FRAME
 
 
 def _overlap(last: np.ndarray, following: np.ndarray, step: int) -> bool:
-  """Whether the same bits are there `step` later in `last`."""
+  """Whether `last` from `step` on has the same bits as the start of `following`."""
   return last[step:].tobytes() == following[: len(last) - step].tobytes()
 
 
@@ -96,6 +96,6 @@ def _recording(clips: list[Example], steps: list[tuple[int, int]]) -> Example:
 
 
 def _concatenate(arrays: list[np.ndarray], steps: np.ndarray) -> np.ndarray:
-  """The first array, and of every other its last `step`, which the one before lacks."""
+  """The first array, then the last `step` values of each other array, which are new."""
   news = [a[len(a) - step :] for a, step in zip(arrays[1:], steps[1:], strict=True)]
   return np.concatenate([arrays[0], *news])

@@ -1,4 +1,4 @@
-"""TFDS builder of a speaker's data pack in the published layout (see `pack`)."""
+"""TFDS builder for the data pack of a speaker (see `pack` for the format)."""
 
 import concurrent.futures
 import dataclasses
@@ -15,14 +15,14 @@ from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _CLIPS_PER_SHARD = 256  # 90 MB
-_READING_THREADS = 2  # inflating; more of them only fight over the interpreter
+_READING_THREADS = 2  # for decompression; more threads only compete for the GIL
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class PackConfig(tfds.core.BuilderConfig):
-  """The pack of one speaker; a pack that has changed is another data set."""
+  """The pack of one speaker; a pack that changed is a different data set."""
 
   index: pack.Pack | None = None
   skip_bad_clips: bool = False
@@ -62,8 +62,8 @@ class Speech2Gesture(clip_builder.ClipBuilder):
       clip = pack.read_clip(row.path, row.clip_id)
     except UserError as e:
       if not self.builder_config.skip_bad_clips:
-        raise UserError(f"{e}; dataset.skip_bad_clips=True leaves it out") from e
-      _log.info("left out: %s", e)
+        raise UserError(f"{e}; dataset.skip_bad_clips=True skips it") from e
+      _log.info("skipped: %s", e)
       return None
     return {
       "audio": clip.audio,
@@ -81,16 +81,16 @@ def prepare(
   data_dir: str | os.PathLike,
   skip_bad_clips: bool = False,
 ) -> clip_builder.Built:
-  """Builds the data set of a pack under `data_dir`, once, and opens it.
+  """Builds the data set of a pack in `data_dir` if it does not exist, and opens it.
 
   Args:
-    root: the folder that holds the speakers' folders.
-    speaker: the name of the folder in it.
-    data_dir: where the built data sets are kept.
-    skip_bad_clips: leave bad clips out, and count them, instead of stopping.
+    root: folder that contains the speakers' folders.
+    speaker: name of the speaker's folder.
+    data_dir: folder for built data sets.
+    skip_bad_clips: skip and count bad clips instead of raising an error.
 
   Raises:
-    UserError: the pack is not there or bad, or `data_dir` cannot be written.
+    UserError: the pack is missing or bad, or `data_dir` cannot be written.
   """
   index = pack.read_index(root, speaker)
   bad_clips = "skip" if skip_bad_clips else "stop"

@@ -1,4 +1,4 @@
-"""TFDS builder of the embedded synthetic speaker (see `synthetic_speaker`)."""
+"""TFDS builder for synthetic speakers (see `synthetic_speaker`)."""
 
 import dataclasses
 import functools
@@ -11,19 +11,19 @@ import tensorflow_datasets as tfds
 
 from sdt_jax import audio, pose
 from sdt_jax.data import builder as clip_builder
-from sdt_jax.data import cut, pack, synthetic_speaker
+from sdt_jax.data import clip_store, pack, synthetic_speaker
 from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _VIDEO_FRAMES = 60 * audio.FPS
-# A pack has a clip every 5 frames; this stride covers three times the material.
+# Packs have a clip every 5 frames; with this stride, as many clips cover 3 times more.
 _STRIDE = 16
 _CLIPS_PER_VIDEO = (_VIDEO_FRAMES - audio.CLIP_FRAMES) // _STRIDE + 1
 
 
 @dataclasses.dataclass
 class SyntheticConfig(tfds.core.BuilderConfig):
-  """Which speaker, and how many clips of each split."""
+  """The speaker, and the number of clips in each split."""
 
   speaker: str = ""
   num_clips: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -32,8 +32,8 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 class Synthetic(clip_builder.ClipBuilder):
   """Clips of one-minute performances; no performance is in both splits.
 
-  Beside the arrays of every clip, what caused it: `mouth_opening` and `prominence`
-  (64,) float32, and `template` (64, D) float32, see `synthetic_speaker.Performance`.
+  Clips also have the causes of the motion, in float32: `mouth_opening` (64,),
+  `prominence` (64,) and `template` (64, D); see `synthetic_speaker.Performance`.
   """
 
   name = "synthetic"
@@ -58,7 +58,7 @@ class Synthetic(clip_builder.ClipBuilder):
       for i in range(-(-num_clips // _CLIPS_PER_VIDEO))
     ]
 
-  def extra_arrays(self) -> cut.Layout:
+  def extra_arrays(self) -> clip_store.Layout:
     return {
       "template": ((len(synthetic_speaker.TEMPLATE_NAMES),), np.float32),
       "mouth_opening": ((), np.float32),
@@ -67,12 +67,12 @@ class Synthetic(clip_builder.ClipBuilder):
 
 
 def _video_clips(speaker: str, seed: int, num_clips: int) -> Iterator[Example]:
-  """The first clips of the performance with this seed."""
+  """The first `num_clips` clips of the performance with this seed."""
   num_frames = audio.CLIP_FRAMES + (num_clips - 1) * _STRIDE
   video = synthetic_speaker.perform(
     synthetic_speaker.make_speaker(speaker), seed, num_frames
   )
-  poses_px = pose.from_keypoints_137(video.keypoints)
+  poses_px = pose.from_openpose(video.keypoints)
   detected = pack.detected_points(video.keypoints)
   for i in range(num_clips):
     start = i * _STRIDE
@@ -94,23 +94,25 @@ def _video_clips(speaker: str, seed: int, num_clips: int) -> Iterator[Example]:
 def prepare(
   speaker: str, num_train_clips: int, num_dev_clips: int, data_dir: str | os.PathLike
 ) -> clip_builder.Built:
-  """Makes the clips of a synthetic speaker under `data_dir`, once, and opens them.
+  """Generates clips of a synthetic speaker in `data_dir` if needed, and opens them.
 
   Args:
-    speaker: any name; another name is another person.
-    num_train_clips: at least 1.
-    num_dev_clips: at least 1.
-    data_dir: where the built data sets are kept.
+    speaker: any name; each name gives a different person.
+    num_train_clips: number of training clips, at least 1.
+    num_dev_clips: number of dev clips, at least 1.
+    data_dir: folder for built data sets.
 
   Raises:
-    UserError: no name, no clips, or `data_dir` cannot be written.
+    UserError: the name is empty, there are no clips, or `data_dir` cannot be written.
   """
   num_clips = {"train": num_train_clips, "dev": num_dev_clips}
   for split, number in num_clips.items():
     if number < 1:
-      raise UserError(f"dataset.num_{split}_clips={number}: at least one is needed")
+      raise UserError(f"dataset.num_{split}_clips={number}: must be at least 1")
   if not speaker:
-    raise UserError("dataset.speaker='': give the synthetic speaker a name, any name")
+    raise UserError(
+      "dataset.speaker='': give the synthetic speaker a name; any name works"
+    )
   config = SyntheticConfig(
     name=clip_builder.folder_name(
       speaker, _fingerprint(speaker), num_train_clips, num_dev_clips
@@ -129,7 +131,7 @@ def prepare(
 
 
 def _fingerprint(speaker: str) -> str:
-  """Changes with the speaker's name, and with the program that makes the speaker."""
+  """Changes with the speaker's name, and with the code that generates the clips."""
   sample = next(_video_clips(speaker, seed=0, num_clips=1))
   digest = hashlib.sha256(speaker.encode())
   for key in ("audio", "poses", "template"):

@@ -1,16 +1,17 @@
-"""The embedded synthetic speaker: speech and gestures whose causes are known.
+"""The synthetic speaker: speech and gestures with known causes.
 
-It is the data that needs no download, and an instrument: of every frame the mouth
-opening, the prominence and the hidden template are known, so that what a model has
-learnt can be measured. The sound (`synthetic_voice`) tells the lips, and when strokes
-and nods fall. It does not tell where the hands are held, which hand strokes, where the
-head turns and how the shoulders lean: these are a template, drawn anew for each phrase
-from a random stream of its own. A regression from sound must blur over it.
+It is a data set that needs no download, and a measuring instrument: the mouth opening,
+the prominence and the hidden template of each frame are known, so one can measure what
+a model has learnt. The audio (`synthetic_voice`) determines the lips, and the timing of
+strokes and nods. It does not determine the position of the hands, which hand gestures,
+the turn of the head or the lean of the shoulders. These are the template, which is
+drawn for each phrase from a separate random stream. A regression from audio can only
+predict its mean.
 
-Conventions: 1280x720 pixels, x to the right, y downwards, z towards the viewer; left
-and right are the person's own, so the left hand is on the right of the picture. Frame i
-shows the middle of its time, (i + 0.5) / 15 s. The arms move in the picture plane, so
-the lengths of their bones hold in pixels too. Body measures are in shoulder widths.
+Conventions: 1280x720 pixels, x to the right, y down, z towards the viewer. "Left" and
+"right" are the person's own, so the left hand is on the right of the image. Frame i
+shows the time (i + 0.5) / 15 s. The arms move in the image plane, so their bones have
+constant lengths in pixels. Body measures are in shoulder widths.
 """
 
 import dataclasses
@@ -34,22 +35,22 @@ TEMPLATE_NAMES: tuple[str, ...] = (
   "left_hand_spread",
   "right_hand_height",
   "right_hand_spread",
-  "handedness",  # positive: the right hand strokes more
+  "handedness",  # positive: the right hand gestures more
   "head_turn",  # positive: towards the person's left
   "shoulder_lean",  # positive: the left shoulder is lower
 )
 
 _BODY = pathlib.Path(__file__).parents[1] / "assets" / "synthetic_body.json"
 _NECK_PX = np.array([640.0, 300.0])
-_SKULL_BASE = -0.36  # height over the neck, about which the head turns
-_WRIST_BEND = 0.3  # radians towards the thumb, of a relaxed hand
+_SKULL_BASE = -0.36  # y relative to the neck; the head turns about this point
+_WRIST_BEND = 0.3  # of a relaxed hand towards the thumb, radians
 _BLINK_SECONDS = 0.13
 _TEMPLATE_CHANGE_SECONDS = 0.9
 _JITTER_PX = 0.4
 _STREAMS = {"sound": 0, "template": 1, "body": 2}
 
-# A gesture about its beat: seconds from it, raised height, outward reach, reached in
-# turn by minimum-jerk movements: rest, preparation, stroke, hold, retraction.
+# A gesture (rest, preparation, stroke, hold, retraction). Each row is: time relative to
+# the beat in seconds, height, outward reach. Minimum-jerk movements connect the rows.
 _GESTURE = np.array(
   [
     (-0.60, 0.0, 0.0),
@@ -59,10 +60,10 @@ _GESTURE = np.array(
     (0.60, 0.0, 0.0),
   ]
 )
-# Angle of the head, 1 for the chin at its lowest.
+# A nod: time relative to the beat in seconds, angle (1 for the lowest chin).
 _NOD = np.array([(-0.30, 0.0), (-0.12, -0.4), (0.06, 1.0), (0.40, 0.0)])
 
-# Points of the face of 70 that move on the head.
+# Indices of the face points that move relative to the head.
 _LIPS = list(range(48, 68))
 _UPPER_LIP = [49, 50, 51, 52, 53, 61, 62, 63]
 _LOWER_LIP = [55, 56, 57, 58, 59, 65, 66, 67]
@@ -74,21 +75,21 @@ _UPPER_LIDS, _LOWER_LIDS = [37, 38, 43, 44], [41, 40, 47, 46]
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSpeaker:
-  """A voice, a body and a style.
+  """A voice, a body and a style. Lengths are in shoulder widths.
 
   Attributes:
-    name: what the speaker was made from.
+    name: the name that all other attributes are derived from.
     voice: see `Voice`.
-    shoulder_width_px: from joint to joint.
-    upper_arm, forearm, hand: lengths over the shoulder width.
-    head: size relative to the average.
-    face_width: of the head relative to its height, 1 on average.
-    hand_height, hand_spread: usual place of the wrists, below and beside the neck.
-    place_range: standard deviation of that place between phrases.
+    shoulder_width_px: distance between the shoulder joints.
+    upper_arm, forearm, hand: lengths.
+    head: size of the head relative to the average.
+    face_width: width of the face relative to its height; the average is 1.
+    hand_height, hand_spread: mean position of the wrists, below and beside the neck.
+    place_range: standard deviation of that position over phrases.
     stroke: how far a hand rises for a gesture.
-    head_turn, shoulder_lean: standard deviation between phrases, radians.
+    head_turn, shoulder_lean: standard deviations over phrases, radians.
     nod: angle of a nod, radians.
-    open_mouth: distance of the inner lips at an opening of 1.
+    open_mouth: distance between the inner lips at an opening of 1.
   """
 
   name: str
@@ -110,17 +111,17 @@ class SyntheticSpeaker:
 
 
 class Performance(NamedTuple):
-  """One "video" of T frames with everything that caused it.
+  """A "video" of T frames, and what caused its motion.
 
   Attributes:
     audio: (num_samples(T),) float32, 16 kHz, in [-1, 1].
-    keypoints: (T, 3, 137) float32, x, y in pixels of 1280x720, and confidence; the
-      hips, legs and feet are not detected: all zeros.
+    keypoints: (T, dims + 1, joints) float32 of `OPENPOSE`: x, y in pixels of 1280x720,
+      and confidence; hips, legs and feet are not detected, so they are zero.
     mouth_opening: (T,) float32 in [0, 1].
-    prominence: (T,) float32 in [0, 1], above zero in prominent vowels.
-    template: (T, 7) float32, of `TEMPLATE_NAMES`, zero mean and unit variance over
-      phrases, constant within a phrase. It depends on the speaker, the seed and the
-      times of the phrases; the sound's bits do not depend on it.
+    prominence: (T,) float32 in [0, 1], positive in prominent vowels.
+    template: (T, D) float32, values of `TEMPLATE_NAMES`; zero mean and unit variance
+      over phrases, constant within a phrase. It depends on the speaker, the seed and
+      the times of the phrases; the audio does not depend on it.
   """
 
   audio: np.ndarray
@@ -131,9 +132,9 @@ class Performance(NamedTuple):
 
 
 def make_speaker(name: str) -> SyntheticSpeaker:
-  """The speaker of that name; any name gives one, always the same."""
+  """The speaker with this name: any name works, and always gives the same speaker."""
   rng = np.random.default_rng(zlib.crc32(name.encode()))
-  tract = rng.uniform(-1, 1)  # from a long vocal tract to a short one
+  tract = rng.uniform(-1, 1)  # from a long to a short vocal tract
   return SyntheticSpeaker(
     name=name,
     voice=Voice(
@@ -159,12 +160,12 @@ def make_speaker(name: str) -> SyntheticSpeaker:
 
 
 def perform(speaker: SyntheticSpeaker, seed: int, num_frames: int) -> Performance:
-  """One performance.
+  """Generates one performance.
 
   Args:
     speaker: from `make_speaker`.
-    seed: not negative; the same speaker, seed and length give the same bits.
-    num_frames: its length in frames of 1/15 s, at least 1.
+    seed: at least 0; the same speaker, seed and length give the same bits.
+    num_frames: length in frames of 1/15 s, at least 1.
   """
   samples = num_samples(num_frames)
   speech = synthetic_voice.speak(speaker.voice, _rng(speaker, seed, "sound"), samples)
@@ -182,18 +183,18 @@ def perform(speaker: SyntheticSpeaker, seed: int, num_frames: int) -> Performanc
 
 
 def _rng(speaker: SyntheticSpeaker, seed: int, stream: str) -> np.random.Generator:
-  """A random stream of its own for each cause."""
+  """A separate random stream for each cause."""
   key = zlib.crc32(speaker.name.encode())
   return np.random.default_rng([key, seed, _STREAMS[stream]])
 
 
 def _at(track: np.ndarray, times: np.ndarray) -> np.ndarray:
-  """Values of an articulation track at these times."""
+  """Values of an articulation track at the given times in seconds."""
   return np.interp(times * TRACK_RATE - 0.5, np.arange(len(track)), track)
 
 
 def _minimum_jerk(x: np.ndarray) -> np.ndarray:
-  """From 0 at x <= 0 to 1 at x >= 1, as a hand moves (Flash and Hogan, 1985)."""
+  """Rises from 0 at x <= 0 to 1 at x >= 1 as hands move (Flash and Hogan, 1985)."""
   x = np.clip(x, 0, 1)
   return x**3 * (10 - 15 * x + 6 * x * x)
 
@@ -201,9 +202,9 @@ def _minimum_jerk(x: np.ndarray) -> np.ndarray:
 def _template(
   script: Script, times: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-  """(T, D): one draw for each phrase, with smooth changes in the pauses before."""
+  """(T, D): one draw per phrase, with smooth transitions in the pauses between."""
   shape = (len(script.phrase_starts), len(TEMPLATE_NAMES))
-  phrases = rng.uniform(-np.sqrt(3), np.sqrt(3), shape)  # bounded, of unit variance
+  phrases = rng.uniform(-np.sqrt(3), np.sqrt(3), shape)  # bounded, unit variance
   begin = script.phrase_starts - 0.75 * _TEMPLATE_CHANGE_SECONDS
   now = np.maximum(np.searchsorted(begin, times, side="right") - 1, 0)
   before = np.maximum(now - 1, 0)
@@ -212,10 +213,11 @@ def _template(
 
 
 class _Cues(NamedTuple):
-  """What the body follows, at the frames: (T,) each, but for the dictionary of them.
+  """What determines the motion of the body; arrays of shape (T,).
 
-  `rise`, `reach` and `nod` are the movements of a full beat; `sideways`, `upwards` and
-  `breath` waver between -1 and 1; `lids` is 1 where the eyes are shut.
+  `hidden` maps the name of each template value to its array. `rise`, `reach` and `nod`
+  are the sum of the movements on beats; `sideways`, `upwards` and `breath` oscillate
+  between -1 and 1; `lids` is 1 when the eyes are closed.
   """
 
   hidden: dict[str, np.ndarray]
@@ -235,9 +237,9 @@ def _cues(
   speech: Speech, times: np.ndarray, template: np.ndarray, rng: np.random.Generator
 ) -> _Cues:
   blinks = np.cumsum(rng.uniform(2.0, 5.0, size=2 + int(times[-1] / 2)))
-  wavering_hz = rng.uniform([0.05, 0.08, 0.22], [0.1, 0.15, 0.3])
+  sway_hz = rng.uniform([0.05, 0.08, 0.22], [0.1, 0.15, 0.3])
   phase = rng.uniform(0, 2 * np.pi, 3)
-  sideways, upwards, breath = np.sin(2 * np.pi * wavering_hz * times[:, None] + phase).T
+  sideways, upwards, breath = np.sin(2 * np.pi * sway_hz * times[:, None] + phase).T
   rise, reach = _on_beats(speech.script, times, _GESTURE)
   (nod,) = _on_beats(speech.script, times, _NOD)
   return _Cues(
@@ -248,7 +250,7 @@ def _cues(
     rise=rise,
     reach=reach,
     nod=nod,
-    lids=np.clip(1.5 - _from_nearest(blinks, times) / _BLINK_SECONDS, 0, 1),
+    lids=np.clip(1.5 - _distance_to_nearest(blinks, times) / _BLINK_SECONDS, 0, 1),
     sideways=sideways,
     upwards=upwards,
     breath=breath,
@@ -256,7 +258,7 @@ def _cues(
 
 
 def _on_beats(script: Script, times: np.ndarray, knots: np.ndarray) -> np.ndarray:
-  """Sum over the beats of a movement through `knots` (K, 1 + n), as (n, T)."""
+  """Sum over all beats of the movement through `knots` (K, 1 + n) -> (n, T)."""
   total = np.zeros((knots.shape[1] - 1, len(times)))
   for beat, strength in zip(script.beats, script.beat_strengths, strict=True):
     during = slice(*np.searchsorted(times, beat + knots[[0, -1], 0]))
@@ -267,15 +269,15 @@ def _on_beats(script: Script, times: np.ndarray, knots: np.ndarray) -> np.ndarra
   return total
 
 
-def _from_nearest(events: np.ndarray, times: np.ndarray) -> np.ndarray:
-  """(T,) seconds between each time and the event nearest to it."""
+def _distance_to_nearest(events: np.ndarray, times: np.ndarray) -> np.ndarray:
+  """(T,) seconds between each time and the nearest event."""
   padded = np.concatenate([[-np.inf], events, [np.inf]])
   following = np.searchsorted(events, times) + 1
   return np.minimum(times - padded[following - 1], padded[following] - times)
 
 
 def _body_px(speaker: SyntheticSpeaker, cues: _Cues) -> dict[str, np.ndarray]:
-  """x, y of every visible keypoint by name, (T, 2) pixels."""
+  """Joint name -> (T, 2) pixels x, y, for every visible joint."""
   neck = 0.012 * _stack(cues.sideways, cues.upwards)
   points = {"neck": neck, **_shoulders(speaker, cues, neck)}
   for side in ("left", "right"):
@@ -305,7 +307,7 @@ def _arm_and_hand(
   shoulder: np.ndarray,
 ) -> dict[str, np.ndarray]:
   outward = 1.0 if side == "left" else -1.0
-  # Uniform in [0, 1] over phrases: how much of the gesturing this hand does.
+  # How much of the gesturing this hand does; uniform in [0, 1] over phrases.
   share = 0.5 - outward * cues.hidden["handedness"] / (2 * np.sqrt(3))
   stroke = speaker.stroke * (0.15 + 0.85 * share)
   sunk = 0.06 * (1 - cues.activity)  # hands sink in pauses
@@ -329,7 +331,8 @@ def _bend_arm(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Elbow and wrist (T, 2) of an arm that reaches for the target, elbow outwards.
 
-  Two bones of fixed length in a plane; a target out of reach is approached.
+  The arm has two bones of fixed length in a plane. If the target is out of reach, the
+  wrist gets as close as possible.
   """
   upper, fore = speaker.upper_arm, speaker.forearm
   line = target - shoulder
@@ -348,7 +351,7 @@ def _unit(angle: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _anatomy() -> dict[str, dict]:
-  """Head points in shoulder widths about the skull base; fingers in hand lengths."""
+  """Head points in shoulder widths from the skull base; fingers in hand lengths."""
   return json.loads(_BODY.read_text())
 
 
@@ -359,14 +362,14 @@ def _hand(
   openness: np.ndarray,
   outward: float,
 ) -> dict[str, np.ndarray]:
-  """The 21 points (T, 2) by name of a hand that continues the forearm.
+  """Joint name -> (T, 2) of a hand that continues the forearm.
 
   Args:
-    speaker: whose hand.
-    wrist: (T, 2).
-    forearm: (T, 2) from elbow to wrist.
-    openness: (T,) of the fingers, 0 for half closed, 1 for stretched.
-    outward: 1 for the left hand, -1 for the right.
+    speaker: the speaker.
+    wrist: (T, 2) position.
+    forearm: (T, 2) vector from elbow to wrist.
+    openness: (T,) of the fingers, from 0 (half closed) to 1 (stretched).
+    outward: 1 for the left hand, -1 for the right hand.
   """
   angle = np.arctan2(forearm[:, 1], forearm[:, 0]) + outward * _WRIST_BEND
   along, thumbwards = _unit(angle), _unit(angle + outward * np.pi / 2)
@@ -381,10 +384,10 @@ def _hand(
 def _finger(
   bones: dict, openness: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Along the hand and thumbwards, each (T,), of the four points of a finger.
+  """Yields the coordinates (T,) of four joints: along the hand, towards the thumb.
 
-  The back of the hand is seen at a slant, so that a finger which curls away from the
-  viewer still shows: further along and away from the thumb.
+  The back of the hand is seen at an angle, so that a finger that curls away from the
+  viewer remains visible: further along the hand, and away from the thumb.
   """
   position = np.array(bones["root"])[:, None] + 0 * openness
   splay = np.radians(bones["splay_deg"]) * (0.8 + 0.4 * openness)
@@ -401,12 +404,12 @@ def _finger(
 def _head(
   speaker: SyntheticSpeaker, cues: _Cues, neck: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Face, nose, eyes and ears: a solid head that turns, with moving lips and lids."""
+  """Face, nose, eyes and ears of a rigid head that turns, with moving lips and lids."""
   names = list(_anatomy()["head"])
   still = np.array(list(_anatomy()["head"].values())) * speaker.head
   shape = np.repeat(still[None], len(neck), 0)
   shape[:, :, 0] *= speaker.face_width
-  rows = [names.index(f"face_{i}") for i in range(70)]
+  rows = [names.index(name) for name in kp.OPENPOSE.parts["face"]]
   face = shape[:, rows]
   _move_mouth(speaker, cues, face)
   _move_eyes(cues, face)
@@ -422,7 +425,7 @@ def _head(
 
 
 def _move_mouth(speaker: SyntheticSpeaker, cues: _Cues, face: np.ndarray):
-  """Parts the lips, drops the jaw, rounds or spreads the lips of (T, 70, 3)."""
+  """Opens the mouth and rounds or spreads the lips of `face` (T, 70, 3) in place."""
   opening, spread = cues.opening[:, None], cues.spread[:, None]
   gap = speaker.open_mouth * opening
   face[:, _LIPS, 0] *= 1 + 0.14 * spread - 0.08 * opening
@@ -434,7 +437,7 @@ def _move_mouth(speaker: SyntheticSpeaker, cues: _Cues, face: np.ndarray):
 
 
 def _move_eyes(cues: _Cues, face: np.ndarray):
-  """Shuts the lids of (T, 70, 3), and raises its brows on beats."""
+  """Closes the lids of `face` (T, 70, 3) in place, and raises its brows on beats."""
   above, below = face[:, _UPPER_LIDS, 1], face[:, _LOWER_LIDS, 1]
   face[:, _UPPER_LIDS, 1] += cues.lids[:, None] * (below - above)
   face[:, _BROWS, 1] -= 0.02 * np.maximum(cues.nod, 0)[:, None]
@@ -443,7 +446,7 @@ def _move_eyes(cues: _Cues, face: np.ndarray):
 def _turn(
   shape: np.ndarray, yaw: np.ndarray, nod: np.ndarray, roll: np.ndarray
 ) -> np.ndarray:
-  """(T, N, 3) turned to the left, downwards and sideways, seen from afar: (T, N, 2)."""
+  """Turns (T, N, 3) to the left, down and sideways; orthographic view (T, N, 2)."""
   x, y, z = np.moveaxis(shape, -1, 0)
   yaw, nod, roll = yaw[:, None], nod[:, None], roll[:, None]
   x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)
@@ -454,11 +457,11 @@ def _turn(
 
 
 def _detect(points: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-  """(T, 3, 137) as a detector gives them: with a little noise, and confidences."""
+  """`OPENPOSE` keypoints (T, dims + 1, joints): with noise and confidence."""
   num_frames = len(points["neck"])
-  keypoints = np.zeros((num_frames, 3, len(kp.KEYPOINTS_137)), np.float32)
-  index = [kp.INDEX_137[name] for name in points]
+  keypoints = np.zeros((num_frames, *kp.OPENPOSE.detection_shape), np.float32)
+  index = kp.OPENPOSE.indices(*points)
   xy = np.stack(list(points.values()), -1)
-  keypoints[:, :2, index] = xy + _JITTER_PX * rng.standard_normal(xy.shape)
-  keypoints[:, 2, index] = rng.uniform(0.8, 0.95, (num_frames, len(index)))
+  keypoints[:, :-1, index] = xy + _JITTER_PX * rng.standard_normal(xy.shape)
+  keypoints[:, -1, index] = rng.uniform(0.8, 0.95, (num_frames, len(index)))
   return keypoints

@@ -1,14 +1,14 @@
-"""The synthetic speaker's voice: speech-like sound whose articulation is known.
+"""The voice of the synthetic speaker: speech-like audio with known articulation.
 
-A script of phones (syllables of onset, vowel and coda, in breath groups, in phrases) is
-drawn at random; its targets, smoothed, are the articulation; a source (glottal pulses
-and noise) filtered by it is the sound (G. Fant, Acoustic Theory of Speech Production,
-1960). The sound says no words, but opens and closes as speech does: open vowels are
-loud with a high first formant, closures are quiet, and some syllables are prominent,
-that is longer, louder and higher.
+First, a script of phones is drawn at random: phrases of breath groups of syllables with
+onset, vowel and coda. The targets of the phones are smoothed to give the articulation.
+Then a source (glottal pulses and noise) is filtered according to the articulation
+(G. Fant, Acoustic Theory of Speech Production, 1960). The audio has no words, but the
+acoustics of speech: open vowels are loud and have a high first formant, closures are
+quiet, and some syllables are prominent, that is longer, louder and higher.
 
-Conventions: times in seconds from the start of the sound; tracks have the articulation
-in their last axis, one value each `HOP` samples, at the middle of that hop.
+Conventions: times are in seconds from the start of the audio. Tracks (K,) have one
+value per hop of `HOP` samples, at the middle of the hop.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ TRACK_RATE = SAMPLE_RATE / HOP
 _PHONES = pathlib.Path(__file__).parents[1] / "assets" / "synthetic_phones.json"
 _N_FFT = 4 * HOP
 _FORMANT_WIDTHS_HZ = (95.0, 90.0, 130.0, 200.0, 260.0)
-_HIGH_FORMANTS_HZ = (3500.0, 4500.0)  # they hardly move in speech
-_OPEN_QUOTIENT = 0.6  # share of a period in which the glottis is open
-_BREATH = 0.03  # noise in the source of a voiced sound
-_LOUDNESS = 0.16  # root mean square of a fully open, prominent vowel
+_HIGH_FORMANTS_HZ = (3500.0, 4500.0)  # nearly constant in speech
+_OPEN_QUOTIENT = 0.6  # fraction of a period during which the glottis is open
+_BREATH = 0.03  # noise level in the source of voiced sounds
+_LOUDNESS = 0.16  # root mean square of a fully open and prominent vowel
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """What tells one voice from another.
+  """The characteristics of a voice.
 
   Attributes:
     pitch_hz: mean fundamental frequency.
-    formant_scale: formants times this; above 1 for a short vocal tract.
+    formant_scale: factor of the formants; above 1 for a short vocal tract.
     rate: syllable rate relative to about 4.5 syllables/s.
   """
 
@@ -50,16 +50,16 @@ class Voice:
 
 
 class Script(NamedTuple):
-  """What is said when.
+  """Sequence of phones with their timing.
 
   Attributes:
-    phones: (P,) rows of the phone table.
+    phones: (P,) indices into the phone table.
     starts: (P,) seconds.
-    emphasis: (P,) in [0, 1], above zero in prominent syllables.
-    declination: (P,) pitch factor that falls along each breath group.
-    beats: (B,) seconds, middle of each prominent vowel.
+    emphasis: (P,) in [0, 1], positive in prominent syllables.
+    declination: (P,) pitch factor that falls over each breath group.
+    beats: (B,) seconds, the middle of each prominent vowel.
     beat_strengths: (B,) in (0, 1].
-    phrase_starts: (Q,) seconds; the pause before a phrase belongs to the one before.
+    phrase_starts: (Q,) seconds; the pause between two phrases belongs to the first.
   """
 
   phones: np.ndarray
@@ -72,14 +72,14 @@ class Script(NamedTuple):
 
 
 class Speech(NamedTuple):
-  """A sound with its cause.
+  """Audio with its articulation.
 
   Attributes:
     audio: (samples,) float32, 16 kHz, in [-1, 1].
-    opening: (K,) of the mouth, in [0, 1].
-    spread: (K,) of the lips, from -1 (rounded) to 1 (spread).
-    prominence: (K,) in [0, 1], above zero in prominent vowels.
-    activity: (K,) in [0, 1], 1 while speaking, 0 in pauses.
+    opening: (K,) opening of the mouth, in [0, 1].
+    spread: (K,) shape of the lips, from -1 (rounded) to 1 (spread).
+    prominence: (K,) in [0, 1], positive in prominent vowels.
+    activity: (K,) in [0, 1], 1 during speech, 0 in pauses.
     script: see `Script`.
   """
 
@@ -92,7 +92,7 @@ class Speech(NamedTuple):
 
 
 def speak(voice: Voice, rng: np.random.Generator, num_samples: int) -> Speech:
-  """Speech of that length; the same generator state gives the same bits."""
+  """Generates speech; the same state of `rng` gives the same bits."""
   script = _write_script(voice, rng, num_samples / SAMPLE_RATE)
   tracks = _articulate(script, -(-num_samples // HOP))
   pitch_hz = voice.pitch_hz * tracks["pitch"]
@@ -109,7 +109,7 @@ def speak(voice: Voice, rng: np.random.Generator, num_samples: int) -> Speech:
 
 @functools.cache
 def _inventory() -> dict[str, Any]:
-  """Phone table as columns, and the syllable parts as rows of it."""
+  """Columns of the phone table, and its row indices for each part of a syllable."""
   data = json.loads(_PHONES.read_text())
   rows = {name: i for i, name in enumerate(data["phones"])}
   values = np.array(list(data["phones"].values())).T
@@ -124,7 +124,7 @@ def _inventory() -> dict[str, Any]:
 
 
 def _write_script(voice: Voice, rng: np.random.Generator, seconds: float) -> Script:
-  """A script that is a little longer: gestures prepare for what is said next."""
+  """Writes a slightly longer script, since gestures start before their syllables."""
   inventory = _inventory()
   phones: list[tuple[int, float, float, float]] = []
   beats: list[tuple[float, float]] = []
@@ -157,11 +157,11 @@ def _write_script(voice: Voice, rng: np.random.Generator, seconds: float) -> Scr
 
 
 def _breath_group(rng: np.random.Generator) -> list[tuple[int, float, float, float]]:
-  """(phone, seconds, emphasis, declination) of one group of about two seconds."""
+  """(phone, seconds, emphasis, declination) of each phone in a group of about 2 s."""
   inventory = _inventory()
   seconds = inventory["columns"]["seconds"]
   num_syllables = int(rng.integers(7, 11))
-  # The first accent leaves time for a hand to rise, the following ones too.
+  # Before each accent, there is enough time for a hand to rise.
   accents = set(np.cumsum([rng.integers(1, 3), *rng.integers(2, 5, size=4)]).tolist())
   group = []
   for i in range(num_syllables):
@@ -180,7 +180,7 @@ def _breath_group(rng: np.random.Generator) -> list[tuple[int, float, float, flo
 
 
 def _articulate(script: Script, length: int) -> dict[str, np.ndarray]:
-  """Tracks (length,) by name: the script's targets, smoothed as an organ moves."""
+  """Track name -> (length,): the targets of the script, smoothed as organs move."""
   columns = _inventory()["columns"]
   now = (np.arange(length) + 0.5) / TRACK_RATE
   index = np.searchsorted(script.starts, now, side="right") - 1
@@ -217,10 +217,10 @@ def _synthesize(
   formant_scale: float,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Source and filter: (K * HOP,) float32.
+  """Filters the source according to the articulation: (K * HOP,) float32.
 
-  The filters change from hop to hop: each overlapping, windowed segment of the source
-  is filtered by its own response in the frequency domain, then the segments are added.
+  The filter changes with each hop: each overlapping, windowed segment of the source is
+  filtered by its own response in the frequency domain, then the segments are added.
   """
   num_samples = len(pitch_hz) * HOP
   noise = rng.standard_normal(num_samples, dtype=np.float32)
@@ -231,7 +231,7 @@ def _synthesize(
 
 
 def _glottal_pulses(pitch_hz: np.ndarray) -> np.ndarray:
-  """Derivative of the flow x^2 - x^3 through the open glottis, x in [0, 1]."""
+  """Derivative of the flow x^2 - x^3 through the open glottis, with x in [0, 1]."""
   per_sample = np.repeat(pitch_hz, HOP) / SAMPLE_RATE
   phase = np.cumsum(per_sample) % 1.0
   x = phase / _OPEN_QUOTIENT
@@ -261,7 +261,7 @@ def _bins_hz() -> np.ndarray:
 
 
 def _vocal_tract(tracks: dict[str, np.ndarray], scale: float) -> np.ndarray:
-  """All-pole response (K, bins), of the loudness that the voice track asks for."""
+  """All-pole response (K, bins), scaled to the loudness of the voice track."""
   hz = _bins_hz()
   delay = np.exp(-2j * np.pi * hz / SAMPLE_RATE).astype(np.complex64)
   denominator = np.ones((len(tracks["voice"]), len(hz)), np.complex64)
@@ -279,7 +279,7 @@ def _vocal_tract(tracks: dict[str, np.ndarray], scale: float) -> np.ndarray:
 
 
 def _constriction(tracks: dict[str, np.ndarray]) -> np.ndarray:
-  """Band of frication noise (K, bins)."""
+  """Response (K, bins) for frication noise: a band of frequencies."""
   hz = _bins_hz()
   width_hz = tracks["noise_width_hz"].astype(np.float32)[:, None]
   distance = (hz - tracks["noise_hz"].astype(np.float32)[:, None]) / width_hz

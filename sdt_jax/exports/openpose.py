@@ -1,9 +1,11 @@
-"""OpenPose JSON, one file per frame, to pose arrays and back.
+"""Reads and writes OpenPose JSON, one file per frame.
 
-A folder holds `<name>_<frame number>_keypoints.json`; a frame lists its people, each
-with flat lists x, y, confidence, x, ... in picture pixels for the body, the face and
-each hand. A point that was not found is 0, 0, 0. Version 1.3 is written; older field
-names (without `_2d`) and the older body of 18 points are read too.
+A folder contains `<name>_<frame number>_keypoints.json`. A frame lists its people; a
+person has one flat list x, y, confidence, x, ... in image pixels for the body, the face
+and each hand. A point that was not detected is 0, 0, 0. The version written is 1.3.
+Older files, with field names without `_2d` or a body of 18 points, are read too.
+
+Arrays are `OPENPOSE` keypoints, (..., dims + 1, joints): x, y and confidence.
 """
 
 import itertools
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdt_jax import keypoints as kp
+from sdt_jax import pose
 from sdt_jax.errors import UserError
 
 # Where the videos of demo.py have the neck, in their 1280x720 pixels.
@@ -32,86 +35,75 @@ _COCO_18 = (
   *("right_eye", "left_eye", "right_ear", "left_ear"),
 )
 
-
-def _names_with(prefix: str) -> tuple[str, ...]:
-  return tuple(name for name in kp.KEYPOINTS_137 if name.startswith(prefix))
-
-
-_FACE = _names_with("face_")
-_LEFT_HAND = _names_with("left_hand_")
-_RIGHT_HAND = _names_with("right_hand_")
-_BODY_25 = kp.KEYPOINTS_137[: -len(_FACE + _LEFT_HAND + _RIGHT_HAND)]
-
-# JSON field -> the point orders it may have, told apart by their length.
+# JSON field -> the joint lists that it may contain, distinguished by their length.
 _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
-  "pose_keypoints": (_BODY_25, _COCO_18),
-  "face_keypoints": (_FACE,),
-  "hand_left_keypoints": (_LEFT_HAND,),
-  "hand_right_keypoints": (_RIGHT_HAND,),
+  "pose_keypoints": (kp.OPENPOSE.parts["body"], _COCO_18),
+  "face_keypoints": (kp.OPENPOSE.parts["face"],),
+  "hand_left_keypoints": (kp.OPENPOSE.parts["left_hand"],),
+  "hand_right_keypoints": (kp.OPENPOSE.parts["right_hand"],),
 }
 _FRAME_NUMBER = re.compile(r"(\d+)(?:_keypoints)?\.json$")
 
 
 def from_json(content: Any, where: str) -> np.ndarray:
-  """One frame; of several people the one with the largest bounding box.
+  """Parses a frame. If it has several people, takes the largest bounding box.
 
   Args:
-    content: what `json.loads` gave for the file.
-    where: the file's name, for the error message.
+    content: the parsed JSON of the file.
+    where: the file name, for error messages.
 
   Returns:
-    (3, 137) float32: x, y in picture pixels and confidence; zeros where there is no
-    point, or no person.
+    (dims + 1, joints) float32; zeros for missing points, or if there is no person.
 
   Raises:
-    UserError: this is not OpenPose output.
+    UserError: the content is not OpenPose output.
   """
   people = content.get("people") if isinstance(content, dict) else None
   if not isinstance(people, list):
-    raise UserError(f"{where}: not OpenPose output, it has no list 'people'")
+    raise UserError(f"{where}: not OpenPose output: it has no list 'people'")
   frames = [_person(person, f"{where}: person {i}") for i, person in enumerate(people)]
-  empty = np.zeros((3, len(kp.KEYPOINTS_137)), np.float32)
+  empty = np.zeros(kp.OPENPOSE.detection_shape, np.float32)
   return max(frames, key=_box_area, default=empty)
 
 
 def _person(person: Any, where: str) -> np.ndarray:
   if not isinstance(person, dict):
     raise UserError(f"{where} is a {type(person).__name__}, expected an object")
-  points = np.zeros((3, len(kp.KEYPOINTS_137)), np.float32)
+  points = np.zeros(kp.OPENPOSE.detection_shape, np.float32)
   for field, orders in _FIELDS.items():
     name = f"{field}_2d" if f"{field}_2d" in person else field
     values = _points(person.get(name, []), f"{where}, {name}")
     if not values.shape[1]:
-      continue  # this part was not asked for, or not found
+      continue  # this part was not requested, or not detected
     names = next((o for o in orders if len(o) == values.shape[1]), None)
     if names is None:
       raise UserError(
         f"{where}, {name}: {values.shape[1]} points, expected "
         + " or ".join(str(len(o)) for o in orders)
       )
-    points[:, [kp.INDEX_137[n] for n in names]] = values
+    points[:, kp.OPENPOSE.indices(*names)] = values
   return points
 
 
 def _points(values: Any, where: str) -> np.ndarray:
-  """A flat list x, y, confidence, ... as (3, points); (0, 0, 0) where not found."""
+  """A flat list x, y, confidence, ... -> (3, points); 0, 0, 0 if not detected."""
   try:
     points = np.asarray(values, np.float64).reshape(-1, 3).T
   except (TypeError, ValueError, OverflowError) as e:
     raise UserError(f"{where}: expected a flat list of x, y, confidence") from e
   if not (np.abs(points) < 1e6).all():
-    raise UserError(f"{where}: a coordinate is not finite or beyond a million pixels")
+    raise UserError(f"{where}: a coordinate is not finite or exceeds a million pixels")
   return points * (points[2] > 0)
 
 
 def _box_area(frame: np.ndarray) -> float:
-  """Area of the bounding box of the found points, in px^2; below 0 for none."""
+  """Area of the bounding box of the detected points, in px^2; -1 if there are none."""
   x, y = frame[:2, frame[2] > 0]
   return float(np.ptp(x) * np.ptp(y)) if x.size else -1.0
 
 
 def read_openpose_file(path: str | pathlib.Path) -> np.ndarray:
-  """(3, 137) float32 of one file, see `from_json`.
+  """Reads the file of one frame; see `from_json`.
 
   Raises:
     UserError: the file cannot be read or is not OpenPose output.
@@ -125,24 +117,26 @@ def read_openpose_file(path: str | pathlib.Path) -> np.ndarray:
 
 
 def frame_files(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """The files of a folder by frame number.
+  """The files of a folder, sorted by frame number.
 
   Raises:
-    UserError: there are none, a number occurs twice, or numbers are left out.
+    UserError: there are no files, two files have the same number, or a number is
+      missing.
   """
   folder = pathlib.Path(path)
   if not folder.is_dir():
     raise UserError(f"{path}: no such folder of OpenPose JSON files")
   found = [(f, _FRAME_NUMBER.search(f.name)) for f in sorted(folder.glob("*.json"))]
   if not found:
-    raise UserError(f"{path}: holds no OpenPose JSON files (*_keypoints.json)")
+    raise UserError(f"{path}: contains no OpenPose JSON files (*_keypoints.json)")
   numbered: dict[int, pathlib.Path] = {}
   for file, match in found:
     if match is None:
-      raise UserError(f"{file}: its name does not end in <frame>_keypoints.json")
+      raise UserError(f"{file}: the name does not end in <frame>_keypoints.json")
     number = int(match[1])
     if number in numbered:
-      raise UserError(f"{path}: {numbered[number].name} and {file.name} are one frame")
+      other = numbered[number].name
+      raise UserError(f"{path}: {other} and {file.name} have the same frame number")
     numbered[number] = file
   _check_gaps(folder, sorted(numbered))
   return [numbered[number] for number in sorted(numbered)]
@@ -158,18 +152,18 @@ def _check_gaps(folder: pathlib.Path, numbers: Sequence[int]) -> None:
     more = f" and {len(gaps) - 5} more gaps" if len(gaps) > 5 else ""
     raise UserError(
       f"{folder}: no files for frames {', '.join(gaps[:5])}{more}; copy them, or run "
-      "OpenPose again (it writes a file for frames without people too)"
+      "OpenPose again (it also writes files for frames without people)"
     )
 
 
 def read_openpose_folder(path: str | pathlib.Path) -> np.ndarray:
-  """A whole video.
+  """Reads the frames of a video.
 
   Args:
-    path: folder of JSON files numbered without gaps, from any number.
+    path: folder of JSON files, numbered without gaps from any number on.
 
   Returns:
-    (T, 3, 137) float32: x, y in picture pixels and confidence, by frame number.
+    (T, dims + 1, joints) float32, by frame number.
 
   Raises:
     UserError: see `frame_files` and `read_openpose_file`.
@@ -178,10 +172,10 @@ def read_openpose_folder(path: str | pathlib.Path) -> np.ndarray:
 
 
 def to_json(frame: np.ndarray) -> dict[str, Any]:
-  """Inverse of `from_json` for one (3, 137) frame, rounded to 0.001."""
+  """Inverse of `from_json` for a (dims + 1, joints) frame, rounded to 0.001."""
   person: dict[str, Any] = {"person_id": [-1]}
   for field, orders in _FIELDS.items():
-    values = frame[:, [kp.INDEX_137[name] for name in orders[0]]].T
+    values = frame[:, kp.OPENPOSE.indices(*orders[0])].T
     rounded = np.round(values.astype(np.float64), 3) * (values[:, 2:] > 0)
     person[f"{field}_2d"] = (rounded + 0.0).ravel().tolist()  # + 0.0: no "-0.0"
   return {"version": VERSION, "people": [person] if (frame[2] > 0).any() else []}
@@ -193,23 +187,24 @@ def write_openpose_folder(
   """Inverse of `read_openpose_folder`, to 0.001 px.
 
   Args:
-    keypoints: (T, 3, 137) picture pixels and confidence.
-    path: the folder to make. One of an earlier export is replaced.
-    name: what file names begin with; without it, the folder's name.
+    keypoints: (T, dims + 1, joints).
+    path: the folder to create. A folder of an earlier export is replaced.
+    name: prefix of the file names; by default the folder's name.
 
   Raises:
-    UserError: the shape is another, or the folder holds other files.
+    UserError: the shape is wrong, or the folder contains other files.
   """
   folder = pathlib.Path(path)
-  shape = (3, len(kp.KEYPOINTS_137))
+  shape = kp.OPENPOSE.detection_shape
   if keypoints.ndim != 3 or keypoints.shape[1:] != shape:
     raise UserError(
-      f"{folder}: keypoints have shape {keypoints.shape}, expected (T, 3, {shape[1]})"
+      f"{folder}: keypoints have shape {keypoints.shape}, "
+      f"expected (T, {shape[0]}, {shape[1]})"
     )
   if folder.exists() and not (
     folder.is_dir() and all(_FRAME_NUMBER.search(f.name) for f in folder.iterdir())
   ):
-    raise UserError(f"{folder}: exists and holds other files; choose another folder")
+    raise UserError(f"{folder}: contains other files; choose another folder")
   temporary = folder.with_name(f".{folder.name}.tmp")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir(parents=True)
@@ -218,27 +213,6 @@ def write_openpose_folder(
     file.write_text(json.dumps(to_json(frame), separators=(",", ":")))
   shutil.rmtree(folder, ignore_errors=True)
   temporary.rename(folder)
-
-
-def to_keypoints_137(
-  poses_px: np.ndarray, neck_px: tuple[float, float], scale: float = 1.0
-) -> np.ndarray:
-  """Poses placed in a picture, as OpenPose would have found them.
-
-  Args:
-    poses_px: (T, 2, 121) pixels relative to the neck.
-    neck_px: where the neck shall be, in picture pixels.
-    scale: picture pixels per pixel of `poses_px`.
-
-  Returns:
-    (T, 3, 137) float32; the points that the 121 leave out are 0, 0, 0.
-  """
-  keypoints = np.zeros((len(poses_px), 3, len(kp.KEYPOINTS_137)), np.float32)
-  neck = np.asarray(neck_px, np.float32)[:, None]
-  keypoints[:, :2, kp.FROM_137] = poses_px * scale + neck
-  keypoints[:, :2, kp.NECK_137] = neck[:, 0]
-  keypoints[:, 2, [*kp.FROM_137, kp.NECK_137]] = 1
-  return keypoints
 
 
 def write_motion(
@@ -252,7 +226,7 @@ def write_motion(
   Args:
     stem: path of the folder without its ending.
     poses_px: (T, dims, joints) final poses; NaN stands for a missing point.
-    neck_px, scale: see `to_keypoints_137`.
+    neck_px, scale: see `pose.to_openpose`.
 
   Raises:
     UserError: neck or scale is impossible, or the folder contains other files or cannot
@@ -260,7 +234,7 @@ def write_motion(
   """
   if not (scale > 0 and np.isfinite([scale, *neck_px]).all()):
     raise UserError(f"{stem}: neck {neck_px} or scale {scale} is impossible")
-  keypoints = to_keypoints_137(poses_px, neck_px, scale)
+  keypoints = pose.to_openpose(poses_px, neck_px, scale)
   found = np.isfinite(keypoints).all(axis=1, keepdims=True)
   folder = stem.with_name(f"{stem.name}_openpose")
   try:

@@ -1,9 +1,9 @@
-"""Final poses -> pictures. The only file that knows OpenCV.
+"""Draws final poses as images. The only module of the package that uses OpenCV.
 
-Conventions: `poses_px` (T, 2, 121) are final poses, pixels relative to the neck at the
-common size (shoulders about 316 px apart), y downwards. Pictures are (height, width, 3)
-uint8 RGB on white. Points that are NaN are left out, with the lines that meet there.
-Colours tell the sides: the person's right in warm, the left in cool ones.
+Conventions: `poses_px` (T, dims, joints) are final poses, in pixels relative to the
+neck at the common size (shoulders about 316 px apart), y down. Images are (height,
+width, 3) uint8 RGB with a white background. Points that are NaN are not drawn, nor are
+the lines to them. The person's right side has warm colours, the left side cool ones.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ _FINGER_COLORS = {  # thumb to little finger
   ),
 }
 
-# The points that chains are made of: a pose, and the neck, which is its origin.
-_POINT = {**kp.INDEX_121, "neck": kp.NUM_KEYPOINTS}
+# Index of each point to draw: the joints of a pose, then the neck, which is its origin.
+_POINT = {**kp.UPPER_BODY.index, "neck": kp.UPPER_BODY.num_joints}
 
 
 def _index(names: Sequence[str]) -> np.ndarray:
@@ -80,15 +80,15 @@ _PUPILS = _index(("face_68", "face_69"))
 _JAW = _FACE["jaw"]
 _CHIN = _JAW[len(_JAW) // 2]
 
-_SHIFT = 4  # OpenCV takes coordinates as integers, in 2 ** -_SHIFT pixels
-_FARTHEST_PX = 10_000.0  # is outside any picture, and within OpenCV's integers
+_SHIFT = 4  # OpenCV takes integer coordinates, in units of 2 ** -_SHIFT pixels
+_FARTHEST_PX = 10_000.0  # outside of any image, but within OpenCV's integer range
 
 # Framing, in pixels at the common size.
-_NATURAL_HEIGHT = 720  # of the picture that final poses fill at scale 1
-_NECK_HEIGHT = 0.45  # share of the picture's height, from the top
+_NATURAL_HEIGHT = 720  # height of an image that shows final poses at scale 1
+_NECK_HEIGHT = 0.45  # from the top, as a fraction of the image height
 _MARGIN_PX = 28.0
 _CROWN_PX = 60.0  # from the brows to the top of the head
-_REACH_PX = 3 * COMMON_SHOULDER_WIDTH_PX  # no hand gets as far; points beyond are wild
+_REACH_PX = 3 * COMMON_SHOULDER_WIDTH_PX  # points further out are outliers
 
 # Strips.
 _TILE_HEIGHT = 220
@@ -99,26 +99,26 @@ _MAX_TILES = 600
 
 @dataclasses.dataclass(frozen=True)
 class _Pen:
-  """Draws chains of points. Widths and radii are given at the common size."""
+  """Draws chains of points. Widths and radii are in pixels at the common size."""
 
   canvas: np.ndarray
-  points: np.ndarray  # (N, 2) canvas pixels, may hold NaN
+  points: np.ndarray  # (N, 2) canvas pixels, may contain NaN
   scale: float
 
   def lines(self, chains: list[np.ndarray], color: Color, width: float) -> None:
-    """Chains of one colour, in one call; a chain is broken where a point is NaN."""
+    """Draws chains in one colour, with gaps where a point is NaN."""
     runs = [run for chain in chains for run in _finite_runs(self.points[chain])]
     self._stroke(runs, False, color, width)
 
   def fill(self, polygon: np.ndarray, color: Color) -> None:
-    """(n, 2) canvas pixels; nothing if one of them is NaN."""
+    """Fills (n, 2) canvas pixels; draws nothing if one of them is NaN."""
     if np.isfinite(polygon).all():
       cv2.fillPoly(self.canvas, _fixed([polygon]), color, cv2.LINE_AA, _SHIFT)
-      # OpenCV rounds y of a filling to whole pixels; the outline smooths its steps.
+      # OpenCV rounds the y of filled polygons to whole pixels; an outline hides that.
       self.outline(polygon, color, 1)
 
   def outline(self, polygon: np.ndarray, color: Color, width: float) -> None:
-    """(n, 2) canvas pixels; nothing if one of them is NaN."""
+    """Outlines (n, 2) canvas pixels; draws nothing if one of them is NaN."""
     if np.isfinite(polygon).all():
       self._stroke([polygon], True, color, width)
 
@@ -138,7 +138,7 @@ class _Pen:
 
 
 def _finite_runs(points: np.ndarray) -> list[np.ndarray]:
-  """(n, 2) -> its stretches of at least two points without NaN."""
+  """(n, 2) -> the runs of at least two consecutive points without NaN."""
   finite = np.isfinite(points).all(1)
   if finite.all():
     return [points]
@@ -157,15 +157,15 @@ def draw_pose(
   neck_px: Sequence[float] | np.ndarray,
   scale: float = 1.0,
 ) -> None:
-  """Draws one pose into a picture.
+  """Draws one pose on an image.
 
   Args:
-    canvas: (height, width, 3) uint8, drawn into.
-    pose_px: (2, 121) final pose.
-    neck_px: x, y of the neck in the picture, to fractions of a pixel.
-    scale: picture pixels per pixel of the pose; line widths follow it.
+    canvas: (height, width, 3) uint8, modified in place.
+    pose_px: (dims, joints) final pose.
+    neck_px: x, y of the neck in the image, accurate to fractions of a pixel.
+    scale: image pixels per pixel of the pose; also scales line widths.
   """
-  points = np.zeros((kp.NUM_KEYPOINTS + 1, 2))
+  points = np.zeros((len(_POINT), len(pose_px)))
   points[:-1] = pose_px.T
   points[~np.isfinite(points)] = np.nan
   points = points.clip(-_FARTHEST_PX, _FARTHEST_PX)
@@ -178,7 +178,7 @@ def draw_pose(
 
 
 def _draw_head(pen: _Pen) -> None:
-  """A hint of neck and skull behind everything else."""
+  """Draws faint shapes of neck and skull, behind everything else."""
   head = _head_outline(pen.points)
   pen.fill(_neck_outline(pen.points), _NECK_FILL)
   pen.fill(head, _HEAD_FILL)
@@ -186,14 +186,14 @@ def _draw_head(pen: _Pen) -> None:
 
 
 def _neck_outline(points: np.ndarray) -> np.ndarray:
-  """From both sides of the chin down to the line of the shoulders."""
+  """Polygon from both sides of the chin down to the line of the shoulders."""
   right, neck, left = points[_SHOULDERS]
   foot = [neck + (left - neck) / 3, neck + (right - neck) / 3]
   return np.array([points[_JAW[6]], points[_JAW[-7]], *foot])
 
 
 def _head_outline(points: np.ndarray) -> np.ndarray:
-  """The jaw, closed over the brows by half an ellipse."""
+  """Polygon of the jaw, closed above the brows by half an ellipse."""
   jaw = points[_JAW]
   centre = (jaw[0] + jaw[-1]) / 2
   across = jaw[-1] - centre
@@ -230,22 +230,22 @@ def _draw_hand(pen: _Pen, side: str) -> None:
 
 
 def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Lowest and highest x, y that the poses reach, but for NaN and wild points.
+  """Lowest and highest x, y of the poses, without NaN and outliers.
 
-  Points out of place are cut off: the outermost 0.02 % on each side, at least one.
+  Outliers are points out of reach, and the outermost 0.02 % on each side, at least one.
   """
-  points = np.moveaxis(poses_px, -2, 0).reshape(2, -1)
+  points = np.moveaxis(poses_px, -2, 0).reshape(poses_px.shape[-2], -1)
   points = points[:, (np.abs(points) < _REACH_PX).all(0)]
   if not points.size:
     return np.zeros(2), np.zeros(2)
   low = np.percentile(points, 0.02, axis=1, method="higher")
   high = np.percentile(points, 99.98, axis=1, method="lower")
-  low, high = np.minimum(low, 0), np.maximum(high, 0)  # the neck is always there
+  low, high = np.minimum(low, 0), np.maximum(high, 0)  # the neck is always included
   return low - (0, _CROWN_PX), high
 
 
 def _framing(poses_px: np.ndarray, size: Size) -> tuple[np.ndarray, float]:
-  """Where the neck goes, and the scale: natural, or less if the motion needs room."""
+  """Position of the neck, and scale: natural, or smaller if the motion needs room."""
   neck = np.array([size[0] / 2, size[1] * _NECK_HEIGHT])
   scale = size[1] / _NATURAL_HEIGHT
   margin = _MARGIN_PX * scale
@@ -256,14 +256,14 @@ def _framing(poses_px: np.ndarray, size: Size) -> tuple[np.ndarray, float]:
 
 
 def pose_frames(poses_px: np.ndarray, size: Size = (1280, 720)) -> Iterator[np.ndarray]:
-  """Frames of a clip, one by one, with a framing that is constant over the clip.
+  """Draws the frames of a clip, all with the same framing.
 
   Args:
-    poses_px: (T, 2, 121) final poses.
-    size: width and height of the pictures.
+    poses_px: (T, dims, joints) final poses.
+    size: width and height of the images.
 
   Yields:
-    (height, width, 3) uint8 RGB, each an array of its own.
+    (height, width, 3) uint8 RGB; the arrays share no memory.
   """
   neck, scale = _framing(poses_px, size)
   background = _blank(size)
@@ -279,16 +279,16 @@ def side_by_side_frames(
   labels: tuple[str, str] = ("prediction", "truth"),
   size: Size = (1280, 720),
 ) -> Iterator[np.ndarray]:
-  """Frames of two clips beside each other, at one scale, with their labels.
+  """Draws two clips side by side, at the same scale, with labels.
 
   Args:
-    poses_px: (T, 2, 121) final poses, drawn on the left.
-    truth_px: (T, 2, 121) final poses, drawn on the right.
-    labels: of left and right.
-    size: width and height of the pictures, both panels together.
+    poses_px: (T, dims, joints) final poses, drawn on the left.
+    truth_px: (T, dims, joints) final poses, drawn on the right.
+    labels: text below the left and the right panel.
+    size: width and height of the images, both panels together.
 
   Yields:
-    (height, width, 3) uint8 RGB, each an array of its own.
+    (height, width, 3) uint8 RGB; the arrays share no memory.
   """
   half = size[0] // 2
   neck, scale = _framing(np.stack([poses_px, truth_px]), (half, size[1]))
@@ -309,7 +309,7 @@ def _blank(size: Size) -> np.ndarray:
 
 
 def _write(canvas: np.ndarray, text: str, at: Size, size: float, color: Color) -> None:
-  """Text in one line, centred on x and standing on y = `at`."""
+  """Writes one line of text, centred at x, with its baseline at y; `at` is x, y."""
   font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.5 * size))
   (width, _), _ = cv2.getTextSize(text, font, size, thickness)
   x, y = at
@@ -319,12 +319,12 @@ def _write(canvas: np.ndarray, text: str, at: Size, size: float, color: Color) -
 
 
 def film_strip(poses_px: np.ndarray, every: int = 8) -> np.ndarray:
-  """One picture of every so-manieth frame, each with its time, in rows of up to 12.
+  """Draws every n-th frame of a clip as a tile with its time, in rows of up to 12.
 
   Args:
-    poses_px: (T, 2, 121) final poses.
-    every: frames from one tile to the next; doubled as often as it takes to keep very
-      long clips (over 5 minutes) to 600 tiles.
+    poses_px: (T, dims, joints) final poses.
+    every: number of frames from one tile to the next; doubled until there are at most
+      600 tiles (clips longer than 5 minutes).
 
   Returns:
     (height, width, 3) uint8 RGB.
@@ -344,11 +344,11 @@ def film_strip(poses_px: np.ndarray, every: int = 8) -> np.ndarray:
 def motion_overview(
   list_of_poses: Sequence[np.ndarray], labels: Sequence[str]
 ) -> np.ndarray:
-  """Motions below one another for comparison, each a row of 12 tiles with its label.
+  """Compares motions: one row of up to 12 tiles per motion, with a label above it.
 
   Args:
-    list_of_poses: each (T, 2, 121) final poses; T may differ.
-    labels: one for each.
+    list_of_poses: final poses (T, dims, joints) of each motion; T may differ.
+    labels: label of each motion.
 
   Returns:
     (height, width, 3) uint8 RGB.
@@ -368,11 +368,11 @@ def motion_overview(
 def _tile(
   pose_px: np.ndarray, frame: int, extent: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-  """A small picture of one pose, cropped to the extent, over its time in seconds."""
+  """Small image of one pose, cropped to the extent, with its time in seconds below."""
   low, high = extent[0] - _MARGIN_PX, extent[1] + _MARGIN_PX
   scale = _TILE_HEIGHT / (high - low)[1]
   width = round((high - low)[0] * scale)
-  fine = _blank((2 * width, 2 * _TILE_HEIGHT))  # thin lines keep their weight
+  fine = _blank((2 * width, 2 * _TILE_HEIGHT))  # so that thin lines stay thin
   draw_pose(fine, pose_px, -low * 2 * scale, 2 * scale)
   picture = cv2.resize(fine, (width, _TILE_HEIGHT), interpolation=cv2.INTER_AREA)
   caption = _blank((width, _CAPTION_HEIGHT))
@@ -382,13 +382,13 @@ def _tile(
 
 
 def _row(tiles: list[np.ndarray], columns: int) -> np.ndarray:
-  """Tiles side by side, filled up with white to so many columns."""
+  """Tiles side by side, padded with white tiles to the number of columns."""
   missing = [np.full_like(tiles[0], 255)] * (columns - len(tiles))
   return np.concatenate(tiles + missing, axis=1)
 
 
 def write_png(path: str | pathlib.Path, image: np.ndarray) -> None:
-  """Writes (height, width, 3) uint8 RGB; the file appears once it is complete.
+  """Writes (height, width, 3) uint8 RGB. The file appears only once it is complete.
 
   Raises:
     UserError: the file cannot be written.

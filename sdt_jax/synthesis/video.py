@@ -1,8 +1,8 @@
-"""Frames and sound -> mp4. The only file that knows the encoder.
+"""Writes frames and audio as mp4. The only module that uses the encoder.
 
-PyAV hands the frames to x264, which works in threads of its own while the next one is
-drawn. Picture and sound go in step: what a frame lasts, then its samples, so that both
-end together however many frames come.
+PyAV passes the frames to x264, which encodes in its own threads while the next frame is
+drawn. Each frame is muxed together with the audio samples of its duration, so both
+streams have the same length for any number of frames.
 """
 
 import concurrent.futures
@@ -26,10 +26,10 @@ from av.video.stream import VideoStream
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
 
-# Drawings on a still ground: no B-frames and a coarse search of motion cost a third
-# more bytes at the same likeness, and save over 40 % of the encoder's time.
+# For drawings on a static background, no B-frames and a coarse motion search save over
+# 40 % of the encoding time, and cost a third more bytes at the same quality.
 _X264 = {"bf": "0", "subq": "1", "motion-est": "dia", "weightp": "0"}
-_BT709 = 1  # matrix, primaries and transfer in the tables of H.273
+_BT709 = 1  # code of the matrix, primaries and transfer function in H.273
 
 
 def write_video(
@@ -40,29 +40,29 @@ def write_video(
   sample_rate: int = audio_lib.SAMPLE_RATE,
   preset: str = "veryfast",
 ) -> None:
-  """Writes an H.264 mp4 of exactly the given frames, encoding them as they come.
+  """Writes an H.264 mp4 of exactly the given frames, one frame at a time.
 
   Args:
-    path: the mp4; it appears there once it is complete, over an older one.
-    frames: (height, width, 3) uint8 RGB, at least one, all of one size. The last row
-      or column is doubled where height or width is odd.
+    path: the mp4 file; it appears only once it is complete and replaces an older one.
+    frames: (height, width, 3) uint8 RGB, at least one, all of the same size. If height
+      or width is odd, the last row or column is repeated.
     fps: frames per second.
-    audio: (samples,) floats in [-1, 1], or None for no sound; cut or padded with
+    audio: (samples,) floats in [-1, 1], or None for no sound; truncated or padded with
       silence to the duration of the frames.
-    sample_rate: of `audio`, in Hz.
-    preset: of x264: "ultrafast" to "veryslow", speed against file size.
+    sample_rate: samples per second of `audio`.
+    preset: preset of x264, from "ultrafast" to "veryslow": speed against file size.
 
   Raises:
-    UserError: the folder cannot be written to, or the encoder fails.
+    UserError: the folder is not writable, or the encoder fails.
     ValueError: there are no frames, or their sizes differ.
   """
   path = pathlib.Path(path)
   with _user_errors(path, OSError):
-    # Absolute: FFmpeg takes "10:30/talk.mp4" for a protocol.
+    # Absolute, because FFmpeg would read "10:30/talk.mp4" as a protocol and a path.
     beside = tempfile.TemporaryDirectory(prefix=".video-", dir=path.absolute().parent)
   with beside as folder:
     video = os.path.join(folder, "video.mp4")
-    # Not OSError: that would be of the frames, which come from elsewhere.
+    # Not OSError: such an error is raised by the caller's iterator of frames.
     with _user_errors(path, FFmpegError, UnknownCodecError):
       _encode(video, _same_size(frames), fps, audio, sample_rate, preset)
     with _user_errors(path, OSError):
@@ -71,11 +71,11 @@ def write_video(
 
 @contextlib.contextmanager
 def _user_errors(path: pathlib.Path, *kinds: type[Exception]) -> Iterator[None]:
-  """Failures of the file system or of the encoder, as one line about `path`."""
+  """Raises errors of the file system or encoder as a `UserError` about `path`."""
   try:
     yield
   except kinds as e:
-    log = getattr(e, "log", None)  # level, part of FFmpeg, message
+    log = getattr(e, "log", None)  # (level, component of FFmpeg, message)
     reason = log[2].strip() if log else getattr(e, "strerror", None) or e
     raise UserError(f"{path}: cannot be written ({reason})") from e
 
@@ -100,7 +100,7 @@ def _encode(
   first = next(frames, None)
   if first is None:
     raise ValueError("a video needs at least one frame")
-  # Durations to the frame and to the sample; milliseconds else.
+  # With this time scale, durations are exact; by default they are in milliseconds.
   ticks = math.lcm(fps, sample_rate)
   options = {"movflags": "+faststart", "movie_timescale": str(ticks)}
   with av.open(video, "w", options=options) as file:
@@ -110,11 +110,11 @@ def _encode(
       sound = file.add_stream("aac", rate=sample_rate, layout="mono")
       tracks.append((sound, _pieces(audio, fps, sample_rate)))
     streams, parts = zip(*tracks, strict=True)
-    for step in zip(*parts, strict=False):  # the sound goes on, the picture ends
+    for step in zip(*parts, strict=False):  # ends with the frames; audio is endless
       for stream, part in zip(streams, step, strict=True):
         file.mux(stream.encode(part))
     for stream in streams:
-      file.mux(stream.encode())  # what waits in it
+      file.mux(stream.encode())  # flush the encoder
 
 
 def _add_picture(
@@ -123,7 +123,7 @@ def _add_picture(
   height, width = shape[:2]
   stream = file.add_stream("libx264", fps, options={"preset": preset, **_X264})
   stream.height, stream.width = height + height % 2, width + width % 2
-  # Players guess an untold colour matrix from the picture size, and shift the colours.
+  # Without these, players guess the colour matrix from the frame size, often wrongly.
   context = stream.codec_context
   context.color_range = ColorRange.MPEG
   context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -131,16 +131,16 @@ def _add_picture(
 
 
 def _ahead(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-  """The same, each made while the one before it is in use."""
+  """Yields the same frames, each computed while the one before it is in use."""
   with concurrent.futures.ThreadPoolExecutor(1, "frames") as thread:
-    coming = thread.submit(next, frames, None)
-    while (frame := coming.result()) is not None:
-      coming = thread.submit(next, frames, None)
+    following = thread.submit(next, frames, None)
+    while (frame := following.result()) is not None:
+      following = thread.submit(next, frames, None)
       yield frame
 
 
 def _yuv(frames: Iterable[np.ndarray]) -> Iterator[av.VideoFrame]:
-  """As x264 takes them, of even size: yuv420p halves both sides."""
+  """Converts frames to yuv420p, padded to even sizes (it halves the chroma planes)."""
   to_yuv = VideoReformatter()
   for frame in frames:
     height, width = frame.shape[:2]
@@ -155,12 +155,12 @@ def _yuv(frames: Iterable[np.ndarray]) -> Iterator[av.VideoFrame]:
 
 
 def _pieces(audio: np.ndarray, fps: int, rate: int) -> Iterator[av.AudioFrame]:
-  """The samples under each picture; after the last of them, silence without end."""
+  """The samples of each frame in turn; after the end of `audio`, endless silence."""
   ends = (round(i / fps * rate) for i in itertools.count())
   for start, end in itertools.pairwise(ends):
     piece = np.zeros((1, end - start), np.float32)
-    there = np.clip(audio[start:end], -1, 1)
-    piece[0, : len(there)] = there
+    samples = np.clip(audio[start:end], -1, 1)
+    piece[0, : len(samples)] = samples
     frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
     frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
     yield frame

@@ -1,3 +1,5 @@
+"""Clip stores: built once, rebuilt if damaged, safe with several processes."""
+
 import concurrent.futures
 import json
 import multiprocessing
@@ -9,13 +11,13 @@ import numpy as np
 import packs
 import pytest
 
-from sdt_jax.data import cut, speech2gesture
+from sdt_jax.data import clip_store, speech2gesture
 from sdt_jax.errors import UserError
 
 
 @pytest.fixture
 def root(tmp_path):
-  """Of a pack whose data set is built."""
+  """Folder of a pack whose data set is built."""
   packs.write_pack(tmp_path)
   prepare(tmp_path)
   return tmp_path
@@ -30,7 +32,7 @@ def files_of(root) -> dict[str, pathlib.Path]:
 
 
 def never(*_):
-  raise AssertionError("cut again")
+  raise AssertionError("arrays are built again")
 
 
 def assert_whole(built):
@@ -41,18 +43,18 @@ def assert_whole(built):
       np.testing.assert_array_equal(clip["audio"], packs.sound(seed))
 
 
-def test_cut_once(root, monkeypatch):
+def test_arrays_are_built_once(root, monkeypatch):
   files = files_of(root)
   assert files.keys() == {
     f"{split}-{key}.npy"
     for split in ("train", "dev")
     for key in ("clips", "audio", "poses", "detected")
   }
-  monkeypatch.setattr(cut, "_cut", never)
+  monkeypatch.setattr(clip_store, "_build", never)
   assert_whole(prepare(root))
 
 
-def test_clips_are_read_only_and_end_where_they_end(root):
+def test_clips_are_read_only_and_rows_are_checked(root):
   clips = prepare(root).sources["train"]
   with pytest.raises(ValueError, match="read-only"):
     clips[0]["poses"][0] = 0
@@ -63,7 +65,7 @@ def test_clips_are_read_only_and_end_where_they_end(root):
 
 @pytest.mark.parametrize("key", ["clips", "audio", "poses", "detected"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "other", "text"])
-def test_damaged_arrays_are_cut_again(root, key, damage):
+def test_damaged_arrays_are_rebuilt(root, key, damage):
   file = files_of(root)[f"train-{key}.npy"]
   content = file.read_bytes()
   file.unlink()
@@ -78,10 +80,10 @@ def test_damaged_arrays_are_cut_again(root, key, damage):
       file.write_text("not an array")
   assert_whole(prepare(root))
   assert file.read_bytes() == content
-  assert len(list(file.parent.iterdir())) == 8  # nothing else is left
+  assert len(list(file.parent.iterdir())) == 8  # no temporary files
 
 
-def test_arrays_of_another_data_set_are_not_taken(root):
+def test_arrays_of_another_data_set_are_not_used(root):
   for file in files_of(root).values():
     array = np.load(file)
     if array.dtype == np.float32:
@@ -92,7 +94,7 @@ def test_arrays_of_another_data_set_are_not_taken(root):
   assert_whole(prepare(root))
 
 
-def test_processes_that_cut_at_once(root):
+def test_several_processes_build_at_once(root):
   for file in files_of(root).values():
     file.unlink()
   context = multiprocessing.get_context("spawn")
@@ -100,14 +102,14 @@ def test_processes_that_cut_at_once(root):
     for done in [pool.submit(_open_and_check, root) for _ in range(4)]:
       done.result(60)
   assert_whole(prepare(root))
-  assert not list((root / "built").rglob(".cutting-*"))
+  assert not list((root / "built").rglob(".building-*"))
 
 
 def _open_and_check(root):
   assert_whole(prepare(root))
 
 
-def test_clips_stay_readable_while_others_cut(root):
+def test_clips_stay_readable_while_arrays_are_rebuilt(root):
   built = prepare(root)
   for file in files_of(root).values():
     file.unlink()
@@ -126,13 +128,13 @@ def test_full_disk(root):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert not files_of(root)
-  assert not list((root / "built").rglob(".cutting-*"))
+  assert not list((root / "built").rglob(".building-*"))
   assert_whole(prepare(root))
 
 
 @pytest.mark.parametrize("column", ["frame_start", "audio_start"])
 @pytest.mark.parametrize("start", [-3, 10**9])
-def test_clips_outside_of_the_arrays_are_cut_again(root, column, start):
+def test_arrays_with_clips_out_of_range_are_rebuilt(root, column, start):
   file = files_of(root)["train-clips.npy"]
   clips = np.load(file)
   clips[column][1] = start
@@ -141,9 +143,9 @@ def test_clips_outside_of_the_arrays_are_cut_again(root, column, start):
   assert np.load(file)[column].max() < 10**9
 
 
-def test_what_a_killed_process_left_is_removed_later(root):
+def test_old_files_of_killed_processes_are_removed(root):
   [folder] = {file.parent for file in files_of(root).values()}
-  old, young = folder / ".cutting-old", folder / ".cutting-young"
+  old, young = folder / ".building-old", folder / ".building-young"
   for leftover in (old, young):
     leftover.mkdir()
   os.utime(old, (0, 0))

@@ -1,8 +1,8 @@
-"""The form that clips are read from: a few long arrays on disk, mapped into memory.
+"""Random access to the clips of a split: a few long arrays on disk, memory-mapped.
 
-They lie beside the TFDS files that they are cut from, for each split: `audio` (S,) and
-the arrays of its frames (F, ...), the recordings one after another, and `clips`, which
-says where each clip begins in them.
+The arrays are built from the TFDS files of a data set and stored beside them. A split
+has `audio` (S,) and the arrays with one value per frame (F, ...), in which recordings
+follow one another, and `clips`, which lists where each clip starts in them.
 """
 
 import contextlib
@@ -23,28 +23,28 @@ from sdt_jax.data.recordings import CLIP_SAMPLES, Example
 from sdt_jax.errors import UserError
 
 Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]
-"""Name of an array -> shape of one sample or frame, type."""
+"""Array name -> shape of one sample or frame, type."""
 
 _COLUMNS = ("clip_id", "video", "start", "frame_start", "audio_start")
 
-
-_CUTTING = ".cutting-"  # begins the names of folders of arrays that are being cut
+_PREFIX = "cut-"  # of folder names; a new prefix would orphan arrays on users' disks
+_TEMPORARY = ".building-"  # prefix of folders of arrays that are being written
 _DAY_S = 24 * 3600
 
 
 class Size(NamedTuple):
-  """Numbers of clips, frames and samples of a split."""
+  """Number of clips, frames and samples in a split."""
 
   clips: int = 0
   frames: int = 0
   samples: int = 0
 
-  def along(self, key: str) -> int:
-    """Length of the array of that name."""
+  def length(self, key: str) -> int:
+    """Length of the array with this name."""
     return self.samples if key == "audio" else self.frames
 
   def plus(self, recording: Example) -> "Size":
-    """The size with one more recording."""
+    """The size of the split with one more recording."""
     return Size(
       self.clips + len(recording["start"]),
       self.frames + len(recording["poses"]),
@@ -52,17 +52,18 @@ class Size(NamedTuple):
     )
 
 
-class Clips(Sequence[Example]):
+class ClipStore(Sequence[Example]):
   """The clips of a split by row.
 
   An example has `audio` (68266,), the arrays of its 64 frames, `clip_id` and `video`
-  as bytes, and `start`; the arrays are read-only slices of those of the split.
+  as bytes, and `start`; its arrays are read-only slices of those of the split.
 
   Attributes:
     audio: (S,) float32.
-    frames: name -> (F, ...), among them `poses` (F, 2, 121) and `detected` (F, 121).
-    clips: (N,) records of `clip_id`, `video`, `start`, and the row of the clip's first
-      frame, `frame_start`, and sample, `audio_start`.
+    frames: name -> (F, ...), including `poses` (F, dims, joints) and `detected` (F,
+      joints).
+    clips: (N,) records of `clip_id`, `video`, `start`, and the indices of the first
+      frame of the clip, `frame_start`, and of its first sample, `audio_start`.
   """
 
   def __init__(self, arrays: dict[str, np.ndarray]):
@@ -86,77 +87,78 @@ class Clips(Sequence[Example]):
     }
 
 
-def open_or_cut(
+def open_or_build(
   folder: str | os.PathLike,
   split: str,
   recordings: Sequence[Example],
   layout: Layout,
   size: Size,
-) -> Clips:
-  """The clips of a split; cuts its arrays if they are missing, stale or damaged.
+) -> ClipStore:
+  """Opens the clips of a split; builds its arrays if missing, stale or damaged.
 
   Args:
-    folder: of the built data set; another data set there has other arrays.
-    split: its name.
-    recordings: of the split, as `recordings.join` gives them (text as bytes).
-    layout: of their arrays.
-    size: what they come to.
+    folder: the folder of the built data set. If another data set is built there later,
+      it gets its own arrays.
+    split: name of the split.
+    recordings: the split, as yielded by `recordings.join`, but with text as bytes.
+    layout: layout of the arrays.
+    size: total size of the recordings.
 
   Raises:
     UserError: the arrays cannot be written.
   """
   content = pathlib.Path(folder, "metadata.json").read_bytes()
-  path = pathlib.Path(folder, f"cut-{hashlib.sha256(content).hexdigest()[:12]}")
+  path = pathlib.Path(folder, f"{_PREFIX}{hashlib.sha256(content).hexdigest()[:12]}")
   try:
     return _open(path, split, layout, size)
-  except Exception:  # NumPy raises many kinds for files that it cannot map
+  except Exception:  # NumPy raises many types for files that it cannot map
     pass
   try:
-    _cut(path, split, recordings, layout, size)
+    _build(path, split, recordings, layout, size)
     return _open(path, split, layout, size)
   except OSError as e:
     raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
-  except (RuntimeError, ValueError) as e:  # of array_record, and ours
+  except (RuntimeError, ValueError) as e:  # from array_record and from `_open`
     reason = str(e).strip().partition("\n")[0]
     raise UserError(
-      f"{folder}: the data set is damaged ({reason}); delete it to have it built again"
+      f"{folder}: the data set is damaged ({reason}); delete it to rebuild it"
     ) from e
 
 
-def _open(path: pathlib.Path, split: str, layout: Layout, size: Size) -> Clips:
+def _open(path: pathlib.Path, split: str, layout: Layout, size: Size) -> ClipStore:
   arrays = {
     key: np.asarray(np.load(path / f"{split}-{key}.npy", mmap_mode="r"))
     for key in ("clips", *layout)
   }
   for key, (shape, dtype) in layout.items():
-    if arrays[key].shape != (size.along(key), *shape) or arrays[key].dtype != dtype:
-      raise ValueError(f"{path}: {key} is not that of the data set")
+    if arrays[key].shape != (size.length(key), *shape) or arrays[key].dtype != dtype:
+      raise ValueError(f"{path}: {key} does not match the data set")
   clips = arrays["clips"]
   if clips.shape != (size.clips,) or clips.dtype.names != _COLUMNS:
-    raise ValueError(f"{path}: the list of clips is not that of the data set")
+    raise ValueError(f"{path}: the list of clips does not match the data set")
   for column, total, length in (
     ("frame_start", size.frames, audio.CLIP_FRAMES),
     ("audio_start", size.samples, CLIP_SAMPLES),
   ):
     starts = clips[column]
     if starts.min() < 0 or starts.max() > total - length:
-      raise ValueError(f"{path}: a clip lies outside of the arrays")
-  return Clips(arrays)
+      raise ValueError(f"{path}: a clip exceeds the arrays")
+  return ClipStore(arrays)
 
 
-def _cut(
+def _build(
   path: pathlib.Path,
   split: str,
   recordings: Sequence[Example],
   layout: Layout,
   size: Size,
 ) -> None:
-  """Every file comes to its place complete, whoever else does the same meanwhile."""
+  """Writes the arrays. Files are complete, even if processes write them in parallel."""
   path.mkdir(exist_ok=True)
-  for leftover in path.glob(f"{_CUTTING}*"):  # of a process that was killed
+  for leftover in path.glob(f"{_TEMPORARY}*"):  # from processes that were killed
     if time.time() - leftover.stat().st_mtime > _DAY_S:
       shutil.rmtree(leftover, ignore_errors=True)
-  with tempfile.TemporaryDirectory(dir=path, prefix=_CUTTING) as temporary:
+  with tempfile.TemporaryDirectory(dir=path, prefix=_TEMPORARY) as temporary:
     folder = pathlib.Path(temporary)
     with contextlib.ExitStack() as stack:
       files = {
@@ -164,7 +166,7 @@ def _cut(
         for key in layout
       }
       for key, (shape, dtype) in layout.items():
-        _write_header(files[key], (size.along(key), *shape), dtype)
+        _write_header(files[key], (size.length(key), *shape), dtype)
       clips = _clip_records(_write(files, recordings))
     np.save(folder / f"{split}-clips.npy", clips)
     for file in folder.iterdir():
@@ -182,9 +184,9 @@ def _write_header(
 def _write(
   files: Mapping[str, BinaryIO], recordings: Sequence[Example]
 ) -> Iterator[tuple]:
-  """Appends the arrays of every recording; gives the columns of its clips."""
+  """Appends the arrays of each recording; yields the columns of its clips."""
   size = Size()
-  for recording in tqdm.tqdm(recordings, "clips into arrays", leave=False, delay=2):
+  for recording in tqdm.tqdm(recordings, "writing clip arrays", leave=False, delay=2):
     for key, file in files.items():
       file.write(recording[key])
     yield (
