@@ -37,9 +37,7 @@ def main() -> list[measure.Row]:
     pack = pathlib.Path(folder)
     workloads.write_pack(pack)
     built = speech2gesture.prepare(pack, workloads.SPEAKER, pack / "data")
-    split = pipeline.open_split(
-      built.sources["train"], built.statistics, hierarchical=True
-    )
+    split = pipeline.Split(built.sources["train"], built.statistics.hierarchical)
     return [*_reads(split), *_batches(split), _wait(split)]
 
 

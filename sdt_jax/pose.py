@@ -48,11 +48,13 @@ class PoseTable:
     mean: (dims, joints) float32, pixels.
     std: (dims, joints) float32, pixels, positive.
     scale_factor: common size / speaker's size; multiplies poses to give final poses.
+    hierarchical: the form.
   """
 
   mean: np.ndarray
   std: np.ndarray
   scale_factor: float
+  hierarchical: bool
 
 
 def from_openpose(keypoints: Keypoints) -> Poses:
@@ -120,28 +122,30 @@ def denormalize(poses_norm: Poses, table: PoseTable) -> Poses:
   return poses_norm * table.std + table.mean
 
 
-def to_final(poses_norm: Poses, table: PoseTable, hierarchical: bool) -> Poses:
-  """Predictions of a model -> final poses in pixels of the common speaker size.
+def from_global(poses_px: Poses, table: PoseTable) -> Poses:
+  """(..., dims, joints) global poses -> normalised poses in the form of `table`."""
+  form = to_hierarchical(poses_px) if table.hierarchical else poses_px
+  return normalize(form, table)
+
+
+def to_final(poses_norm: Poses, table: PoseTable) -> Poses:
+  """Output of a model -> final poses in pixels of the common speaker size.
 
   Args:
     poses_norm: (..., dims, joints) normalised poses.
-    table: the table that they were normalised with.
-    hierarchical: whether poses and table are in the hierarchical form.
+    table: the statistics that they were normalised with.
   """
   poses = denormalize(poses_norm, table)
-  if hierarchical:
+  if table.hierarchical:
     poses = to_global(poses)
   return poses * table.scale_factor
 
 
-def to_form(poses_px: Poses, hierarchical: bool) -> Poses:
-  """(..., dims, joints) global poses -> the form that an experiment trains on."""
-  return to_hierarchical(poses_px) if hierarchical else poses_px
+def from_final(poses_px: Poses, table: PoseTable) -> Poses:
+  """Inverse of `to_final`."""
+  return from_global(poses_px / table.scale_factor, table)
 
 
 def detected_with_parent(detected: Detected) -> Detected:
   """(..., joints) bool: whether a joint and its parent, if any, were detected."""
   return detected & detected[..., _PARENT]
-
-
-from_keypoints_137 = from_openpose  # the old name; to be deleted when nothing uses it

@@ -108,14 +108,14 @@ def from_json(name: str, tables: Any, where: str) -> Speaker:
       f"{where}: speaker {name!r} has no 'hierarchical' statistics; restore the file"
     )
   parsed = {
-    form: _table_from_json(tables[form], f"{where}: speaker {name!r}, {form}")
+    form: _table_from_json(tables[form], form, f"{where}: speaker {name!r}, {form}")
     for form in ("hierarchical", "global")
     if form in tables
   }
   return Speaker(name, parsed["hierarchical"], parsed.get("global"))
 
 
-def _table_from_json(table: Any, where: str) -> PoseTable:
+def _table_from_json(table: Any, form: str, where: str) -> PoseTable:
   try:
     mean, std = (
       np.asarray(table[k], np.float32).reshape(kp.UPPER_BODY.shape)
@@ -133,7 +133,7 @@ def _table_from_json(table: Any, where: str) -> PoseTable:
       f"{where}: mean, std and scale_factor must be finite, std and scale_factor "
       "positive; restore the file"
     )
-  return PoseTable(mean, std, scale_factor)
+  return PoseTable(mean, std, scale_factor, form == "hierarchical")
 
 
 class _Moments:
@@ -150,11 +150,12 @@ class _Moments:
     self._sum += poses.sum(0)
     self._sum_of_squares += np.square(poses).sum(0)
 
-  def table(self, scale_factor: float) -> PoseTable:
+  def table(self, scale_factor: float, hierarchical: bool) -> PoseTable:
     mean = self._sum / self.count
     variance = self._sum_of_squares / self.count - np.square(mean)
     std = np.sqrt(np.maximum(variance, MIN_STD_PX**2))
-    return PoseTable(mean.astype(np.float32), std.astype(np.float32), scale_factor)
+    mean, std = mean.astype(np.float32), std.astype(np.float32)
+    return PoseTable(mean, std, scale_factor, hierarchical)
 
 
 class RunningStatistics:
@@ -187,7 +188,7 @@ class RunningStatistics:
         f"speaker {name}: never detected in the train split: "
         f"{', '.join(missing[:5])}{more}"
       )
-    mean = self._hierarchical.table(1.0).mean
+    mean = self._hierarchical.table(1.0, True).mean
     left, right = mean[:, kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")].T
     width = np.linalg.norm(left - right)
     if width < 1:
@@ -195,7 +196,8 @@ class RunningStatistics:
         f"speaker {name}: the mean shoulder width is {width:.3f} px; are these poses?"
       )
     scale = COMMON_SHOULDER_WIDTH_PX / float(width)
-    return Speaker(name, self._hierarchical.table(scale), self._global.table(scale))
+    tables = self._hierarchical.table(scale, True), self._global.table(scale, False)
+    return Speaker(name, *tables)
 
 
 def from_poses(name: str, poses_px: np.ndarray, detected: np.ndarray) -> Speaker:

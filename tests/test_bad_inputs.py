@@ -21,7 +21,6 @@ import tiny
 
 from data_prep import prepare
 from sdt_jax import methods, workdir
-from sdt_jax.data import pipeline
 from sdt_jax.interop import original, torch_zip
 from sdt_jax.training import runs, setup
 from sdt_jax.training.checkpoints import Checkpoints
@@ -646,10 +645,8 @@ def _write_run(folder: pathlib.Path, name: str, config) -> None:
   config = config.copy_and_resolve_references()
   config.dataset.data_dir = str(folder / "data")
   built = setup.build_data(config)
-  source = pipeline.open_split(
-    built.sources["train"], built.statistics, hierarchical=True
-  )
-  clips = [source.clip_id(i) for i in range(len(source))]
+  source = built.sources["train"]
+  clips = [source[i]["clip_id"].decode() for i in range(len(source))]
   config.dataset.data_dir = "data"
   workdir.create(folder / name, config, built.statistics, clips)
   method = methods.build(config, steps_per_epoch=2)

@@ -205,7 +205,7 @@ import sdt_jax.data
 assert "tensorflow_datasets" not in sys.modules  # the registry is quick to import
 from sdt_jax.data import pipeline, speech2gesture
 built = speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
-split = pipeline.open_split(built.sources["train"], built.statistics, hierarchical=True)
+split = pipeline.Split(built.sources["train"], built.statistics.hierarchical)
 next(pipeline.train_batches(split, batch_size=2, seed=0))
 assert "tensorflow" not in sys.modules
 """

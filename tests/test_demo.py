@@ -23,7 +23,7 @@ class StillModel:
   def generate_many(self, sounds, codes):
     """The template, in the place of a coordinate, tells which is which."""
     table = speakers.published("oliver").hierarchical
-    mean = pose.to_final(np.zeros_like(table.mean), table, True)
+    mean = pose.to_final(np.zeros_like(table.mean), table)
     poses_px = []
     for sound, code in zip(sounds, codes, strict=True):
       frames = np.repeat(mean[None], audio.num_frames(len(sound)), axis=0)

@@ -56,11 +56,7 @@ def s2g(tmp_path_factory, data_dir):
 
 
 def _dev(run):
-  built = setup.build_data(run.config)
-  hierarchical = run.config.pose.hierarchical
-  return pipeline.open_split(
-    built.sources["dev"], run.speaker, hierarchical=hierarchical
-  )
+  return pipeline.Split(setup.build_data(run.config).sources["dev"], run.table)
 
 
 def _truth_px(run):
@@ -81,7 +77,7 @@ def test_eight_devices_generate_like_one(sdt):
     audio.CLIP_FRAMES,
     jax.random.split(jax.random.key(0), len(split)),
   )
-  one = evaluation.pose.to_final(np.asarray(poses), run.table, True)
+  one = evaluation.pose.to_final(np.asarray(poses), run.table)
   many = evaluator.generate(run.state, split, templates)
   np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-2)  # pixels
   scores = evaluator.scores(run.state, split, templates)
@@ -95,9 +91,7 @@ def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
   run, pose_vae = runs.load(sdt), runs.load(vae)
   truth_px = _truth_px(run)
   onsets = [np.array([0.5, 1.0])] * 5
-  clips = scoring.Clips(
-    truth_px, registry.Sounds(onsets, np.ones(4)), run.table, hierarchical=True
-  )
+  clips = scoring.Clips(truth_px, registry.Sounds(onsets, np.ones(4)), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
   assert scorer.score(truth_px)["ftd"].value == pytest.approx(0, abs=1e-4)
   noise = np.random.default_rng(0).standard_normal(truth_px.shape)

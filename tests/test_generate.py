@@ -115,7 +115,7 @@ def test_poses_are_those_of_the_network(path, model, frames):
     jax.device_get(run.state.network("generator")), mel, model.bank[3:4], frames
   )
   table = speakers.published("kubinec").hierarchical
-  expected = pose.to_final(np.asarray(poses_norm[0]), table, hierarchical=True)
+  expected = pose.to_final(np.asarray(poses_norm[0]), table)
   ours = model.generate(sound, RATE, template=3)
   assert golden.relative_error(ours, expected) < 1e-4
 
@@ -250,7 +250,7 @@ def test_another_speakers_body(path, model):
   poses_px = model.generate(_whole_clip(), RATE, template=3) / own.scale_factor
   poses_norm = pose.normalize(pose.to_hierarchical(poses_px), own)
   table = speakers.published("oliver").hierarchical
-  expected = pose.to_final(poses_norm, table, hierarchical=True)
+  expected = pose.to_final(poses_norm, table)
   assert golden.relative_error(ours, expected) < 1e-4
 
 

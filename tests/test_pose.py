@@ -27,15 +27,13 @@ quick = hypothesis.settings(max_examples=25, deadline=None)
 @pytest.mark.parametrize("form", ["parted", "global"])
 @pytest.mark.parametrize("name", ["oliver", "kubinec"])
 def test_conversions_to_the_model_match_the_original(name, form):
-  hierarchical = form == "parted"
-  table = speakers.published(name).table(hierarchical)
-  poses_px = pose.from_openpose(RECORDED["raw137"])
-  poses = pose.to_form(poses_px, hierarchical)
-  poses_norm = pose.normalize(poses, table)
+  table = speakers.published(name).table(form == "parted")
+  poses_norm = pose.from_global(pose.from_openpose(RECORDED["raw137"]), table)
+  poses = pose.denormalize(poses_norm, table)
   prefix = f"{name}_{form}"
   np.testing.assert_allclose(poses, RECORDED[f"{prefix}_relative"], atol=1e-3)
   assert golden.relative_error(poses_norm, RECORDED[f"{prefix}_normalized"]) < 1e-6
-  final = pose.to_final(poses_norm, table, hierarchical)
+  final = pose.to_final(poses_norm, table)
   assert golden.relative_error(final, RECORDED[f"{prefix}_final"]) < 1e-6
 
 
@@ -43,9 +41,10 @@ def test_conversions_to_the_model_match_the_original(name, form):
 def test_final_poses_are_the_poses_at_the_common_size(form):
   table = speakers.published("kubinec").table(form == "parted")
   poses_px = pose.from_openpose(RECORDED["raw137"])
-  poses_norm = pose.normalize(pose.to_form(poses_px, form == "parted"), table)
-  final = pose.to_final(poses_norm, table, form == "parted")
+  poses_norm = pose.from_global(poses_px, table)
+  final = pose.to_final(poses_norm, table)
   np.testing.assert_allclose(final, poses_px * table.scale_factor, atol=1e-2)
+  np.testing.assert_allclose(pose.from_final(final, table), poses_norm, atol=1e-4)
 
 
 @quick
@@ -130,8 +129,7 @@ def test_shapes_other_than_the_skeletons_fail_the_type_check(change):
 
 
 def _there_and_back(raw):
-  poses = pose.to_hierarchical(pose.from_openpose(raw))
-  return pose.to_final(pose.normalize(poses, TABLE), TABLE, hierarchical=True)
+  return pose.to_final(pose.from_global(pose.from_openpose(raw), TABLE), TABLE)
 
 
 def test_numpy_stays_numpy_and_jax_stays_jax():

@@ -99,7 +99,7 @@ def test_a_larger_speaker_gets_the_same_final_poses():
   for size in (1.0, 2.5):
     table = speakers.from_poses("ann", poses_px * size, _all(poses_px)).global_
     poses_norm = pose.normalize(poses_px * size, table)
-    final.append(pose.to_final(poses_norm, table, hierarchical=False))
+    final.append(pose.to_final(poses_norm, table))
   np.testing.assert_allclose(final[0], final[1], atol=1e-2)
 
 

@@ -1,7 +1,7 @@
 """From a data set on disk to batches, in three steps:
 
     built = build(...)                                  build (if needed) and open
-    split = open_split(built.sources["train"], ...)     normalise the poses
+    split = Split(built.sources["train"], table)        normalise the poses
     for batch in train_batches(split, ...): ...         or eval_batches
 
 A batch is a dict of NumPy arrays: `audio` (b, 68266) float32; `poses` (b, 64, dims,
@@ -137,18 +137,17 @@ class Split:
 
   Args:
     source: `Built.sources["train"]` or `["dev"]`.
-    table: the statistics to normalise with.
-    hierarchical: whether the poses, and the table, are in the hierarchical form.
+    table: the statistics to normalise with, in the form of the model.
 
   Attributes:
     source: the clips as stored on disk.
   """
 
-  def __init__(self, source: ClipStore, table: pose.PoseTable, hierarchical: bool):
+  def __init__(self, source: ClipStore, table: pose.PoseTable):
     self.source = source
     self._tracks = Tracks(
       audio=source.audio,
-      poses=_normalized(source.frames["poses"], table, hierarchical),
+      poses=_normalized(source.frames["poses"], table),
       audio_start=source.clips["audio_start"].copy(),
       frame_start=source.clips["frame_start"].copy(),
     )
@@ -175,14 +174,12 @@ class Split:
     return self._tracks
 
 
-def _normalized(
-  poses_px: np.ndarray, table: pose.PoseTable, hierarchical: bool
-) -> np.ndarray:
+def _normalized(poses_px: np.ndarray, table: pose.PoseTable) -> np.ndarray:
   """Normalises (F, dims, joints) in pieces that fit the processor's cache."""
   poses = np.empty_like(poses_px)
   for i in range(0, len(poses), _FRAMES_AT_ONCE):
     part = slice(i, i + _FRAMES_AT_ONCE)
-    poses[part] = pose.normalize(pose.to_form(poses_px[part], hierarchical), table)
+    poses[part] = pose.from_global(poses_px[part], table)
   return poses
 
 
@@ -190,22 +187,6 @@ def _windows(array: np.ndarray, length: int) -> np.ndarray:
   """View of `array` whose item i is `array[i : i + length]`."""
   windows = np.lib.stride_tricks.sliding_window_view(array, length, axis=0)
   return np.moveaxis(windows, -1, 1)
-
-
-def open_split(
-  source: ClipStore, speaker: speakers.Speaker, *, hierarchical: bool
-) -> Split:
-  """Normalises the poses of a split.
-
-  Args:
-    source: `Built.sources["train"]` or `["dev"]`.
-    speaker: the statistics to normalise with.
-    hierarchical: whether to use the hierarchical form.
-
-  Raises:
-    UserError: the speaker has no table of that form.
-  """
-  return Split(source, speaker.table(hierarchical), hierarchical)
 
 
 def train_rows(num_clips: int, *, batch_size: int, seed: int) -> grain.MapDataset:

@@ -25,15 +25,14 @@ class Evaluator:
   Args:
     method: what was trained.
     table: the statistics that its poses are normalised with.
-    config: of the run; gives batch size, form of the poses, seed and mapping.
+    config: of the run; gives the batch size, the seed and the mapping.
   """
 
   def __init__(self, method: Method, table: pose.PoseTable, config: Config):
     self._batch_size = parallel.round_up(config.batch_size)
     self._seed = config.seed
     self._generate_and_score = parallel.map_clips(
-      functools.partial(_generate_and_score, method, table, config.pose.hierarchical),
-      config.parallel,
+      functools.partial(_generate_and_score, method, table), config.parallel
     )
 
   @staticmethod
@@ -105,14 +104,13 @@ class Evaluator:
 def _generate_and_score(
   method: Method,
   table: pose.PoseTable,
-  hierarchical: bool,
   state: TrainState,
   batch: dict[str, jax.Array],
 ) -> dict[str, jax.Array]:
   """Per-device: metrics (b,), and final poses (b, T, dims, joints), of a batch."""
   poses_norm, truth_norm = motion.sample(method, state, batch), batch["poses"]
   poses_px, truth_px = (
-    pose.to_final(poses, table, hierarchical) for poses in (poses_norm, truth_norm)
+    pose.to_final(poses, table) for poses in (poses_norm, truth_norm)
   )
   scores = _scores(poses_px, truth_px, poses_norm, truth_norm)
   return scores | {"poses_px": poses_px, "truth_px": truth_px}

@@ -37,17 +37,16 @@ class Places:
 
 
 def mean_pose_held(
-  table: pose.PoseTable, hierarchical: bool, num_clips: int, num_frames: int
+  table: pose.PoseTable, num_clips: int, num_frames: int
 ) -> np.ndarray:
   """The speaker's mean pose in every frame; (N, T, dims, joints), a read-only view.
 
   Args:
     table: the speaker's statistics.
-    hierarchical: the form that `table` describes.
     num_clips: N.
     num_frames: T.
   """
-  mean = pose.to_final(np.zeros_like(table.mean), table, hierarchical)
+  mean = pose.to_final(np.zeros_like(table.mean), table)
   return np.broadcast_to(mean, (num_clips, num_frames, *mean.shape))
 
 

@@ -80,7 +80,9 @@ def evaluate_run(
   if options.split not in built.sources:
     known = ", ".join(built.sources)
     raise UserError(f"--split={options.split}: expected one of {known}")
-  train, split = (_open(run, built.sources[name]) for name in ("train", options.split))
+  train, split = (
+    pipeline.Split(built.sources[name], run.table) for name in ("train", options.split)
+  )
   truth_px = clips_px(run, split, np.arange(len(split)))
   chosen = sources.choose(
     options.template,
@@ -127,10 +129,6 @@ def evaluate_run(
   return path / f"{name}.json"
 
 
-def _open(run: Run, source) -> pipeline.Split:
-  return pipeline.open_split(source, run.speaker, hierarchical=run.hierarchical)
-
-
 def _pose_vae(run: Run, options: Options) -> Run | None:
   if run.method.has_encoder and options.pose_vae is None:
     return run
@@ -164,7 +162,7 @@ def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray
 def clips_px(run: Run, split: pipeline.Split, rows: np.ndarray) -> np.ndarray:
   """True final poses (n, T, dims, joints) of clips, scaled as the run's speaker."""
   poses = np.concatenate([batch["poses"] for batch in _batches(split, rows)])
-  return pose.to_final(poses, run.table, run.hierarchical)
+  return pose.to_final(poses, run.table)
 
 
 def _batches(split: pipeline.Split, rows: np.ndarray) -> Iterator[pipeline.Batch]:
@@ -186,7 +184,6 @@ def _clips(
     truth_px=truth_px,
     sounds=Sounds(onsets, metrics.mean_angle_change(clips_px(run, train, some))),
     table=run.table,
-    hierarchical=run.hierarchical,
   )
 
 
@@ -207,9 +204,7 @@ def _references(
     )
   except UserError as e:
     print(f"no row 'truth of another': {e}")
-  rows["mean pose"] = references.mean_pose_held(
-    clips.table, clips.hierarchical, num_clips, num_frames
-  )
+  rows["mean pose"] = references.mean_pose_held(clips.table, num_clips, num_frames)
   if options.split != "train":  # where every clip would retrieve itself
     nearest = references.nearest_features(
       _sound_features(split), _sound_features(train)

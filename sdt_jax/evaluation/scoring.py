@@ -25,13 +25,11 @@ class Clips:
     truth_px: (N, T, dims, joints) final poses.
     sounds: what their sound says about beats.
     table: statistics of the poses in the form of the model.
-    hierarchical: that form.
   """
 
   truth_px: np.ndarray
   sounds: Sounds
   table: pose.PoseTable
-  hierarchical: bool
 
 
 class Scorer:
@@ -54,7 +52,7 @@ class Scorer:
   def values(self, poses_px: np.ndarray) -> dict[str, np.ndarray]:
     """The metrics that are defined for a single clip: name -> (N,)."""
     pair = (poses_px, self._clips.truth_px)
-    norm = [self._normalized(poses) for poses in pair]
+    norm = [pose.from_final(poses, self._clips.table) for poses in pair]
     return in_chunks(self._per_clip, *pair, *norm)
 
   def score(self, poses_px: np.ndarray) -> Scores:
@@ -67,12 +65,6 @@ class Scorer:
   def _motion(self, poses_px: np.ndarray) -> Motion:
     codes = None if self._encode is None else self._encode(poses_px)
     return Motion(poses_px, in_chunks(self._speeds, poses_px), codes)
-
-  def _normalized(self, poses_px: np.ndarray) -> np.ndarray:
-    """Final poses, converted back to the form that the model was trained on."""
-    table = self._clips.table
-    poses = pose.to_form(poses_px / table.scale_factor, self._clips.hierarchical)
-    return pose.normalize(poses, table)
 
 
 def encoder(
@@ -90,8 +82,7 @@ def encoder(
 
   @jax.jit
   def encode(poses_px):
-    poses = pose.to_form(poses_px / scale_factor, pose_vae.hierarchical)
-    return method.encode(state, pose.normalize(poses, table))
+    return method.encode(state, pose.from_global(poses_px / scale_factor, table))
 
   return lambda poses_px: in_chunks(encode, poses_px)
 

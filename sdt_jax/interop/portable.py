@@ -54,7 +54,7 @@ def _generator(run: runs.Run) -> Callable[..., jax.Array]:
 
   def sample_px(mel: jax.Array, template: jax.Array | None = None) -> jax.Array:
     batch = {"mel": mel} if template is None else {"mel": mel, "template": template}
-    return motion.sample_px(run.method, run.table, run.hierarchical, state, batch)
+    return motion.sample_px(run.method, run.table, state, batch)
 
   return sample_px
 

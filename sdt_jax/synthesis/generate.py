@@ -58,9 +58,9 @@ class GestureModel:
     """(N, D) template of each training clip (line i of clips.txt), or None."""
     self.at_once = parallel.round_up(1)
     """Number of sounds that are generated at a time: one per device."""
-    table = body.table(run.hierarchical)
+    table = body.table(run.config.pose.hierarchical)
     self._sample_px = parallel.map_clips(
-      functools.partial(motion.sample_px, run.method, table, run.hierarchical), "jit"
+      functools.partial(motion.sample_px, run.method, table), "jit"
     )
 
   def generate(

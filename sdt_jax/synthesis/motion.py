@@ -49,7 +49,6 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
 def sample_px(
   method: Method,
   table: pose.PoseTable,
-  hierarchical: bool,
   state: TrainState,
   batch: Batch,
 ) -> jax.Array:
@@ -58,9 +57,8 @@ def sample_px(
   Args:
     method, state, batch: see `sample`.
     table: the pose statistics of the speaker whose body moves.
-    hierarchical: the form of pose that `table` describes.
   """
-  return pose.to_final(sample(method, state, batch), table, hierarchical)
+  return pose.to_final(sample(method, state, batch), table)
 
 
 def _mel(batch: Batch) -> jax.Array:

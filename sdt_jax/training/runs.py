@@ -42,14 +42,9 @@ class Run:
   epoch: int
 
   @property
-  def hierarchical(self) -> bool:
-    """The form of the poses that it was trained on."""
-    return self.config.pose.hierarchical
-
-  @property
   def table(self) -> pose.PoseTable:
-    """The statistics of that form."""
-    return self.speaker.table(self.hierarchical)
+    """The statistics in the form of the poses that it was trained on."""
+    return self.speaker.table(self.config.pose.hierarchical)
 
 
 def load(path: str | pathlib.Path, step: str = "latest") -> Run:

@@ -69,18 +69,15 @@ def prepare(config: Config, path: pathlib.Path, make_evaluator: MakeEvaluator) -
     if resumed
     else pipeline.speaker_statistics(built, config.dataset.statistics)
   )
-  hierarchical = config.pose.hierarchical
-  train, dev = (
-    pipeline.open_split(built.sources[name], speaker, hierarchical=hierarchical)
-    for name in ("train", "dev")
-  )
+  table = speaker.table(config.pose.hierarchical)
+  train, dev = (pipeline.Split(built.sources[name], table) for name in ("train", "dev"))
   if config.batch_size > len(train):
     raise UserError(
       f"config.batch_size {config.batch_size} is larger than the train split of "
       f"{len(train)} clips; give a smaller one"
     )
   method = methods.build(config, len(train) // config.batch_size)
-  evaluator = make_evaluator(method, speaker.table(hierarchical), config)
+  evaluator = make_evaluator(method, table, config)
   _check_best_metric(config, evaluator)
   job = Job(config, path, speaker, train, dev, method, evaluator, resumed)
   if resumed:  # templates belong to clips by row
