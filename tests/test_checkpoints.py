@@ -80,7 +80,7 @@ def test_a_state_comes_back_bit_by_bit(path):
   assert _open(path).meta(7) == META | {"epoch": 7}
 
 
-def test_what_was_saved_is_the_state_of_that_moment(tmp_path):
+def test_a_save_is_not_affected_by_later_steps(tmp_path):
   """The next step reuses the memory of a state that is still being written."""
   saved = checkpoints.Checkpoints(tmp_path, "l1")
   state = parallel.replicate(_state()).replace(

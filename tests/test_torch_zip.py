@@ -1,4 +1,4 @@
-"""Reading and writing torch's zip format, and hostile files."""
+"""Reading and writing torch's zip format; rejecting hostile files."""
 
 import copyreg
 import io
@@ -117,7 +117,7 @@ def test_what_torch_writes_is_read(tmp_path, protocol):
 
 
 def archive(path: pathlib.Path, program: bytes, *, compress=zipfile.ZIP_STORED, **data):
-  """An archive with a hand-made pickle; storage "s" of 4 floats, if not given."""
+  """Writes an archive of a hand-made pickle and storages; "s" has 4 floats."""
   entries = {"s": np.arange(4, dtype=np.float32).tobytes()} | data
   with zipfile.ZipFile(path, "w", compress) as f:
     f.writestr("archive/data.pkl", program)
@@ -127,7 +127,7 @@ def archive(path: pathlib.Path, program: bytes, *, compress=zipfile.ZIP_STORED, 
 
 
 class _Calls:
-  """Pickles as a call of a function."""
+  """An object that is pickled as a call of a function."""
 
   def __init__(self, function, *arguments):
     self._call = (function, arguments)
@@ -287,7 +287,7 @@ def test_compressed_entries_are_refused(tmp_path):
 
 
 def test_entries_that_overlap_are_refused(tmp_path):
-  """Many names for one piece of the file, each of which would be read anew."""
+  """Many names for one part of the file, which would be read once for each name."""
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as f:
     f.writestr("archive/data.pkl", b"\x80\x02N.")
@@ -320,7 +320,7 @@ def test_a_damaged_storage_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> tuple[pathlib.Path, bytes, bytes]:
-  """A good file, its bytes, and its pickle."""
+  """A valid file, its bytes, and its pickle."""
   path = tmp_path_factory.mktemp("good") / "a.pth"
   torch_zip.write(path, CONTENT)
   with zipfile.ZipFile(path) as f:
