@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and npz that run nothing."""
+"""Writes files atomically, and reads npz files without running their code."""
 
 import contextlib
 import os
@@ -10,21 +10,21 @@ import numpy as np
 
 from sdt_jax.errors import UserError
 
-_MAX_ARRAY_BYTES = 2**30  # a zip may claim, and unpack to, more than any memory holds
+_MAX_ARRAY_BYTES = 2**30  # a small zip can unpack to more than fits into memory
 
 
 @contextlib.contextmanager
 def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a temporary name beside `path`; renames it to `path` at the end.
+  """Yields a temporary path in the same folder, which replaces `path` at the end.
 
-  The folder is made if it is missing. On an error the temporary file is removed and
-  what was at `path` stays.
+  Creates the folder if it is missing. On an error the temporary file is removed and the
+  old file at `path`, if any, is kept.
 
   Raises:
     UserError: the folder cannot be written, or the disk is full.
   """
   path = pathlib.Path(path)
-  # The suffix stays: encoders choose the format by it.
+  # Keep the suffix: encoders choose the format by it.
   temporary = path.with_name(f".{os.getpid()}-{path.name}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,13 +35,13 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
       f"{path}: cannot be written ({e.strerror or e}); choose another folder"
     ) from e
   finally:
-    # Not `missing_ok`: a file in the place of the folder is another error.
+    # `missing_ok` is not enough: it raises if the folder's name belongs to a file.
     with contextlib.suppress(OSError):
       temporary.unlink()
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:
-  """Makes the folder; raises a UserError that names `flag` if it cannot be written."""
+  """Creates a folder; raises a UserError that names `flag` if it is not writable."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".{os.getpid()}-probe"
@@ -54,13 +54,13 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
 
 
 def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
-  """These arrays of an npz, or all if none is named; nothing is unpickled.
+  """Reads the named arrays of an npz file, or all of them; never unpickles anything.
 
   Raises:
-    UserError: the file is missing or no npz, or lacks an array.
+    UserError: the file is missing, is not an npz file, or lacks an array.
   """
   try:
-    with zipfile.ZipFile(path) as archive:  # np.load would also take a lone array
+    with zipfile.ZipFile(path) as archive:  # np.load would also accept an npy file
       sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
     names = names or tuple(sizes)
     missing = [name for name in names if name not in sizes]
@@ -70,13 +70,13 @@ def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
         f"found: {', '.join(sizes) or 'nothing'}"
       )
     if any(sizes[name] > _MAX_ARRAY_BYTES for name in names):
-      raise UserError(f"{path}: holds an array beyond 1 GiB; give another file")
+      raise UserError(f"{path}: contains an array larger than 1 GiB; give another file")
     with np.load(path, allow_pickle=False) as npz:
       return {name: npz[name] for name in names}
   except UserError:
     raise
   except FileNotFoundError as e:
     raise UserError(f"{path}: no such file") from e
-  except Exception as e:  # zipfile, zlib and NumPy have no common one for bad files
+  except Exception as e:  # zipfile, zlib and NumPy raise unrelated kinds
     reason = " ".join(str(e).split())[:200] or type(e).__name__
     raise UserError(f"{path}: not a readable npz ({reason}); copy it again") from e

@@ -12,6 +12,7 @@ events.*        TensorBoard
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -32,6 +33,7 @@ CONFIG, SPEAKER, CLIPS, METRICS = (
 )
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 
+_log = logging.getLogger(__name__)
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file as a whole; see `files.replacing`."""
@@ -41,23 +43,29 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-  """Keeps a second training out of a workdir while this one goes on.
+  """Keeps a second training run out of a workdir.
 
-  The lock belongs to the open file, so it ends with the process, however that ends.
+  The lock belongs to the open file, so it ends with the process in any case. On a file
+  system without locks it only logs a warning.
 
   Raises:
-    UserError: another process holds it, or the folder cannot be written.
+    UserError: another process trains there, or the folder cannot be written.
   """
   files.check_writable(path, "--workdir")
   with (path / LOCK).open("a+") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: locked by another
       file.seek(0)
       owner = file.read().strip() or "another process"
       raise UserError(
         f"{path}: {owner} is training there; wait for it or give another --workdir"
       ) from None
+    except OSError as e:
+      _log.warning(
+        "%s: cannot lock this folder (%s); do not start a second training run there",
+        *(path, e.strerror or e),
+      )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()

@@ -1,8 +1,8 @@
-"""Drills on the real programs: killed, stopped, without room, without rights.
+"""Drills on the real programs: killed, stopped, with a full disk, without permissions.
 
     python -m pytest -m slow -s tests/test_drills.py
 
-The table of docs/robustness.md ("Drills") comes from here.
+They produce the table "Drills" in docs/robustness.md.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ TINY = (
   "--config.log.video_every_epochs=0",
   "--config.checkpoint.every_steps=1",
 )
-# Progress bars (an error may not stand behind one), and where statistics come from.
+# Progress bars (an error must not follow one on its line), and the statistics' source.
 USUAL_LINE = re.compile(
   r"\s*$|(training|clips of \w+|rendering): .*\]\s*$|speaker ada: "
 )
@@ -53,17 +53,17 @@ USUAL_LINE = re.compile(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-  """What all drills share: the data set and the compiled programs."""
+  """The folder of the data set and the compiled programs, which all drills share."""
   return tmp_path_factory.mktemp("drills")
 
 
 @dataclasses.dataclass
 class Program:
-  """A program that runs in a process group of its own.
+  """A program that runs in its own process group.
 
   Attributes:
-    process: as started.
-    output, errors: files of what it writes to stdout and stderr.
+    process: the started process.
+    output, errors: files that receive its stdout and stderr.
   """
 
   process: subprocess.Popen
@@ -74,13 +74,13 @@ class Program:
     return self.process.wait(timeout=100)
 
   def kill(self) -> bool:
-    """SIGKILL to the whole group; False if the program had come to its end."""
+    """Sends SIGKILL to the group; returns False if the program had already ended."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self.process.pid, signal.SIGKILL)
     return self.wait() == -signal.SIGKILL
 
   def complaints(self) -> list[str]:
-    """The lines on stderr, without progress bars and what every run tells."""
+    """Returns the lines on stderr, except progress bars and what every run prints."""
     lines = re.split(r"[\r\n]+", self.errors.read_text())
     return [line for line in lines if not USUAL_LINE.match(line)]
 
@@ -121,7 +121,7 @@ def _train(folder, path, epochs: int, *flags: str, prefix=()) -> Program:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder) -> Callable[[int], pathlib.Path]:
-  """Gives the workdir of a run of so many epochs that nothing interrupted."""
+  """Returns the workdir of an uninterrupted run of a given number of epochs."""
 
   def run(epochs: int) -> pathlib.Path:
     path = folder / f"undisturbed{epochs}"
@@ -135,7 +135,7 @@ def undisturbed(folder) -> Callable[[int], pathlib.Path]:
 
 
 def _saved(path: pathlib.Path) -> set[int]:
-  """Steps of the checkpoints that are complete."""
+  """Returns the steps of the complete checkpoints."""
   with contextlib.suppress(FileNotFoundError):
     names = os.listdir(path / workdir.CHECKPOINTS)
     return {int(name) for name in names if name.isdecimal()}
@@ -147,7 +147,7 @@ def _newest(path: pathlib.Path) -> int:
 
 
 def _wait_for(condition: Callable[[], object], program: Program) -> None:
-  """Until the condition holds, or the program has ended."""
+  """Waits until the condition is true or the program has ended."""
   deadline = time.monotonic() + 60
   while not condition() and program.process.poll() is None:
     assert time.monotonic() < deadline, program.errors.read_text()
@@ -161,7 +161,7 @@ def _metrics(path: pathlib.Path) -> list[dict]:
 
 
 def _assert_same_run(path: pathlib.Path, other: pathlib.Path) -> None:
-  """The same bits, lines and files; nothing temporary is left."""
+  """Asserts the same bits, lines and files, and no temporary files."""
   ours, theirs = (jax.tree.leaves(runs.load(p).state) for p in (path, other))
   for a, b in zip(ours, theirs, strict=True):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -170,7 +170,7 @@ def _assert_same_run(path: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def _files(path: pathlib.Path) -> set[str]:
-  """What is in a workdir and among its checkpoints, but for TensorBoard's files."""
+  """Returns the contents of a workdir and its checkpoints, without TensorBoard's."""
   found = [*path.iterdir(), *(path / workdir.CHECKPOINTS).iterdir()]
   names = {str(p.relative_to(path)) for p in found}
   return {name for name in names if not name.startswith("events.")}
@@ -185,7 +185,7 @@ def _half_written(path: pathlib.Path) -> bool:
 
 
 def _half_deleted(path: pathlib.Path) -> bool:
-  """Whether a checkpoint that is being deleted lacks a file that each one has."""
+  """Returns whether a checkpoint being deleted lacks a file that all have."""
   deleted = path / workdir.CHECKPOINTS / "deleted"
   with contextlib.suppress(FileNotFoundError):
     every = ("_CHECKPOINT_METADATA", "metrics/metrics", "meta/metadata")
@@ -197,7 +197,7 @@ def _half_deleted(path: pathlib.Path) -> bool:
 
 
 def _moment(path: pathlib.Path, before: int) -> str:
-  """What a run that was killed was doing, by what it left."""
+  """Returns what a killed run was doing, judging by its files."""
   if not (path / workdir.CHECKPOINTS).exists():
     return "start"
   if _half_written(path):
@@ -232,20 +232,20 @@ def test_killed_at_random_moments(folder, undisturbed):
     before = _newest(path)
     program = _train(folder, path, 10)
     _aim(kind, path, program, rng)
-    assert program.kill(), "came to its end: give it more epochs"
+    assert program.kill(), "the run ended before the kill: give it more epochs"
     began = re.search(r"(\d+)/60 ", program.errors.read_text())
     if began:
       assert int(began[1]) == before
     rows.append((number, kind, _moment(path, before), before, _newest(path)))
   program = _train(folder, path, 10)
   assert program.wait() == 0
-  print("\nkill  aimed at   hit        went on from  newest checkpoint when killed")
+  print("\nkill  aimed at   hit        resumed from  newest checkpoint when killed")
   for number, kind, hit, before, newest in rows:
     print(f"{number:4}  {kind:9}  {hit:9}  {before:12}  {newest:29}")
   assert len(rows) >= 20
   hits = {hit for _, _, hit, _, _ in rows}
   assert "save" in hits
-  assert len(hits) >= 3  # the rest is chance, the more so on a busy machine
+  assert len(hits) >= 3  # the exact moments are random, especially on a busy machine
   _assert_same_run(path, undisturbed(10))
 
 
@@ -292,14 +292,14 @@ def test_asked_to_stop_twice(folder, undisturbed, tmp_path):
   _assert_same_run(path, undisturbed(4))
 
 
-# Without room, without rights.
+# A full disk, missing permissions.
 
 
 class Disks:
-  """Small file systems that only the programs of this namespace see.
+  """Small file systems, visible only to programs in this namespace.
 
   Args:
-    mounts: folder -> megabytes; made in this order.
+    mounts: folder -> size in megabytes; mounted in this order.
   """
 
   def __init__(self, mounts: dict[pathlib.Path, float]):
@@ -324,7 +324,7 @@ class Disks:
     self.prefix += (f"--wd={ROOT}",)
 
   def seen(self, path: pathlib.Path) -> pathlib.Path:
-    """The path by which this process reaches a path of the namespace."""
+    """Returns the path by which this process reaches a path of the namespace."""
     return pathlib.Path(f"/proc/{self._process.pid}/root{path}")
 
   def fill(self, path: pathlib.Path) -> None:
@@ -357,7 +357,7 @@ def _disks(mounts: dict[pathlib.Path, float]) -> Iterator[Disks]:
 
 
 def _assert_one_error(program: Program, *complaints: str) -> None:
-  """Exit code 2; the last line is the error, and there is no other."""
+  """Asserts exit code 2 and the error as the only line."""
   assert program.wait() == 2
   lines = program.complaints()
   assert len(lines) == 1, "\n".join(lines)
@@ -367,7 +367,7 @@ def _assert_one_error(program: Program, *complaints: str) -> None:
 
 
 def _assert_goes_on(folder, path, disks, undisturbed) -> None:
-  """The last checkpoint is whole, and the same command comes to the same end."""
+  """Asserts that the last checkpoint is intact and the same command can finish it."""
   seen = disks.seen(path)
   assert runs.load(seen).step == _newest(seen) >= 3
   program = _train(folder, path, 4, prefix=disks.prefix)
@@ -400,7 +400,7 @@ def test_disk_of_the_checkpoints_turns_read_only(folder, undisturbed, tmp_path):
 
 
 def test_disk_of_the_workdir_full(folder, undisturbed, tmp_path):
-  """Each of the side outputs may say so once, before the checkpoint ends the run."""
+  """Each side output may warn once before the failed checkpoint ends the run."""
   path = tmp_path / "run"
   with _disks({path: 16}) as disks:
     program = _train(folder, path, 4, prefix=disks.prefix)
@@ -418,7 +418,7 @@ def test_disk_of_the_workdir_full(folder, undisturbed, tmp_path):
 def test_workdir_without_the_right_to_write(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
   prefix = ()
-  if os.geteuid() == 0:  # whom no mode of a folder stops
+  if os.geteuid() == 0:  # root ignores the mode of a folder
     prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
   program = _train(folder, path, 4, prefix=prefix)
   _wait_for(lambda: _newest(path) >= 3, program)
@@ -429,7 +429,7 @@ def test_workdir_without_the_right_to_write(folder, undisturbed, tmp_path):
   _assert_same_run(path, undisturbed(4))
 
 
-def test_demo_without_room(folder, undisturbed, tmp_path):
+def test_demo_on_a_full_disk(folder, undisturbed, tmp_path):
   flags = (f"--workdir={undisturbed(4)}", f"--audio={SPEECH}", "--num_samples=3")
   with _disks({tmp_path / "out": 1}) as disks:
     program = _start(
@@ -456,7 +456,7 @@ def _assert_whole(file: pathlib.Path) -> None:
     assert file.suffix == ".png"
 
 
-def test_eval_without_room(folder, undisturbed, tmp_path):
+def test_eval_on_a_full_disk(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
   with _disks({path: 16}) as disks:
     shutil.copytree(undisturbed(4), disks.seen(path), dirs_exist_ok=True)
@@ -467,7 +467,7 @@ def test_eval_without_room(folder, undisturbed, tmp_path):
     assert _files(disks.seen(path)) == before
 
 
-def test_data_set_without_room(folder, undisturbed, tmp_path):
+def test_data_set_on_a_full_disk(folder, undisturbed, tmp_path):
   data, path = tmp_path / "data", tmp_path / "run"
   with _disks({data: 2}) as disks:
     command = (folder, path, 4, f"--config.dataset.data_dir={data}")
@@ -481,7 +481,7 @@ def test_data_set_without_room(folder, undisturbed, tmp_path):
   _assert_same_run(path, undisturbed(4))
 
 
-# Side outputs: one warning, and training goes on.
+# Side outputs: one warning, and training continues.
 
 
 def _assert_one_warning(program: Program, about: str) -> None:
@@ -512,8 +512,8 @@ def test_metrics_that_cannot_be_written(folder, undisturbed, tmp_path):
   assert _saved(path) == _saved(undisturbed(4))
 
 
-def test_side_outputs_without_room(folder, undisturbed, tmp_path):
-  """The workdir is full, but the checkpoints have a disk of their own."""
+def test_side_outputs_on_a_full_disk(folder, undisturbed, tmp_path):
+  """The workdir is full, but the checkpoints have their own disk."""
   path = tmp_path / "run"
   with _disks({path: 16, path / workdir.CHECKPOINTS: 16}) as disks:
     flags = ("--config.log.video_every_epochs=1", "--config.log.dev_videos=1")

@@ -1,10 +1,11 @@
-"""A file is complete or not there."""
+"""Atomic writes, and the lock of a workdir."""
 
 import errno
+import fcntl
 
 import pytest
 
-from sdt_jax import files
+from sdt_jax import files, workdir
 from sdt_jax.errors import UserError
 
 
@@ -94,3 +95,36 @@ def test_check_writable_names_the_flag(tmp_path, below):
   with pytest.raises(UserError, match=r"--output_dir=.*file.*cannot be written"):
     files.check_writable(folder, "--output_dir")
   assert in_the_way.read_text() == "old"
+
+
+def _flock_fails(monkeypatch, number: int) -> None:
+  def fail(*_):
+    raise OSError(number, "no")
+
+  monkeypatch.setattr(fcntl, "flock", fail)
+
+
+@pytest.mark.parametrize(
+  "number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO]
+)
+def test_a_file_system_without_locks_is_one_warning(
+  tmp_path, monkeypatch, caplog, number
+):
+  _flock_fails(monkeypatch, number)
+  with workdir.locked(tmp_path):
+    pass
+  (record,) = caplog.records
+  assert record.levelname == "WARNING"
+  assert f"{tmp_path}: cannot lock this folder (no)" in record.message
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_a_lock_of_another_process_is_an_error(tmp_path, monkeypatch, number):
+  (tmp_path / workdir.LOCK).write_text("process 7 on there")
+  _flock_fails(monkeypatch, number)
+  with (
+    pytest.raises(UserError, match="process 7 on there is training there"),
+    workdir.locked(tmp_path),
+  ):
+    pass
+  assert (tmp_path / workdir.LOCK).read_text() == "process 7 on there"

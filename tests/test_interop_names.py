@@ -1,4 +1,4 @@
-"""The name table between the original's parameters and ours."""
+"""The tables that map the original's parameter names to ours."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_the_table_names_everything_in_the_originals_order(prefix):
   ]
 
 
-def test_kernels_are_turned_and_turned_back():
+def test_kernels_are_transposed_and_back():
   kernel = np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
   state = {"x.seq.3.weight": kernel, "x.seq.3.bias": np.ones(4, np.float32)}
   variables = names.to_flax(state, TABLE, CONV, "x.")
@@ -50,7 +50,7 @@ def test_leftovers_on_both_sides_are_listed_together():
     names.to_flax(state, TABLE, CONV)
 
 
-def test_what_the_table_does_not_name_is_listed():
+def test_variables_missing_from_the_table_are_listed():
   target = {"params": CONV["params"] | {"extra": {"kernel": np.ones(3)}}}
   state = {"seq.3.weight": np.ones((4, 2, 3)), "seq.3.bias": np.ones(4)}
   with pytest.raises(UserError, match="the table does not name params/extra/kernel"):

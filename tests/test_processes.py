@@ -1,6 +1,5 @@
-"""Two processes train like one."""
+"""Runs of several processes."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -32,7 +31,7 @@ _TINY = {
   "log.train_videos": 0,
   "log.dev_videos": 0,
 }
-# One of each way of mapping, feeding and keeping templates.
+# Together these cover both ways of mapping steps, feeding data and storing templates.
 _CASES = {
   "sdt_bp, jit, streamed": {"parallel": "jit", "dataset.cache_gb": 0.0},
   "pose VAE, pmap, resident": {"parallel": "pmap", "experiment": "pose2pose"},
@@ -40,7 +39,7 @@ _CASES = {
 
 
 class Runner:
-  """Starts train.py, in processes of their own."""
+  """Starts train.py in subprocesses."""
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
@@ -78,7 +77,7 @@ class Runner:
     ]
 
   def finish(self, started: list[subprocess.Popen]) -> list[str]:
-    """What they wrote to stderr, once all have come to a good end."""
+    """Waits until all have succeeded; returns what they wrote to stderr."""
     outputs = [process.communicate(timeout=300) for process in started]
     for process, (_, stderr) in zip(started, outputs, strict=True):
       assert process.returncode == 0, stderr
@@ -92,7 +91,7 @@ def runner(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=_CASES)
 def case(request, runner):
-  """Fields, and the workdirs of two processes and of one with two devices."""
+  """Config fields; workdirs of a run of two processes and of one with two devices."""
   fields, name = _CASES[request.param], request.param.replace(" ", "")
   two, one = runner.folder / f"{name}-two", runner.folder / f"{name}-one"
   runner.finish(runner.start_two(two, fields))
@@ -109,7 +108,7 @@ def _lines(path):
 
 
 def _difference(ours, theirs) -> float:
-  """Largest difference of two states, relative to the largest of their array."""
+  """Largest difference of two states, relative to the largest value of the array."""
   differences = jax.tree.map(
     lambda a, b: np.abs(a - b).max() / max(np.abs(b).max(), 1e-6),
     *(jax.device_get((s.params, s.batch_stats, s.bank)) for s in (ours, theirs)),
@@ -133,7 +132,7 @@ def test_two_processes_train_like_one(case):
 
 @pytest.mark.slow
 def test_the_templates_of_all_processes_are_kept(case):
-  """A row that no process wrote would still be zero."""
+  """A row that no process has written would still be zero."""
   _, two, _ = case
   rows = np.asarray(runs.load(two).state.templates())
   assert len(rows) == 20
@@ -153,7 +152,7 @@ def test_a_run_moves_between_processes_devices_and_maps(case, runner):
   fields, two, one = case
   more = fields | {"num_epochs": 3}
   other = "pmap" if fields["parallel"] == "jit" else "jit"
-  # The noise of the VAE belongs to devices, so their number has to stay.
+  # The VAE draws its noise per device, so the number of devices must not change.
   devices = 2 if "experiment" in fields else 1
   runner.finish([runner.start(two, more | {"parallel": other}, devices=devices)])
   runner.finish(runner.start_two(one, more))
@@ -175,7 +174,7 @@ def test_a_signal_to_one_stops_all(runner, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_is_told_by_all(runner, tmp_path):
+def test_all_report_a_user_error_of_one(runner, tmp_path):
   started = runner.start_two(
     tmp_path / "w", {}, only_second={"dataset.data_dir": "Makefile"}
   )
@@ -186,6 +185,87 @@ def test_an_error_of_one_is_told_by_all(runner, tmp_path):
     assert len(errors) == 1, stderr
     assert "Makefile" in errors[0]
   assert not (tmp_path / "w").exists()
+
+
+_FAILING = """
+import sys
+from sdt_jax.errors import UserError
+from sdt_jax.training import processes
+
+processes.start(sys.argv[1], 2, int(sys.argv[2]))
+try:
+  with processes.errors_shared(), processes.errors_shared():
+    if not processes.is_main():
+      raise KeyError("lost")
+except UserError as e:
+  sys.exit(f"error: {e}")
+"""
+
+
+@pytest.mark.slow
+def test_any_other_error_of_one_ends_all():
+  with socket.create_server(("localhost", 0)) as server:
+    address = f"localhost:{server.getsockname()[1]}"
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", _FAILING, address, process],
+      cwd=ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for process in "01"
+  ]
+  try:
+    first, second = (process.communicate(timeout=60)[1] for process in started)
+  finally:
+    for process in started:
+      process.kill()
+  assert "error: process 1 failed with KeyError: 'lost'; see the traceback" in first
+  assert "Traceback" not in first
+  assert "KeyError: 'lost'" in second
+  assert "Traceback" in second
+
+
+def _share_with(monkeypatch, message: str) -> list[bytes]:
+  """Pretends that there is another process; returns what this one sends to it."""
+  sent = []
+
+  def gather(text: np.ndarray) -> np.ndarray:
+    sent.append(text.tobytes().rstrip(b"\0"))
+    other = message.encode().ljust(len(text), b"\0")
+    return np.stack([text, np.frombuffer(other, np.uint8)])
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
+  return sent
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), UserError("lost")])
+def test_an_error_is_sent_once_and_raised_again(monkeypatch, error):
+  sent = _share_with(monkeypatch, "")
+  with (
+    pytest.raises(type(error)) as e,
+    processes.errors_shared(),
+    processes.errors_shared(),
+  ):
+    raise error
+  assert e.value is error
+  expected = (
+    b"process 0 failed with KeyError: 'lost'; see the traceback of that process"
+  )
+  assert sent == [b"lost" if isinstance(error, UserError) else expected]
+
+
+def test_an_error_of_another_process_is_raised_once(monkeypatch):
+  sent = _share_with(monkeypatch, "theirs")
+  with (
+    pytest.raises(UserError, match="theirs"),
+    processes.errors_shared(),
+    processes.errors_shared(),
+  ):
+    pass
+  assert sent == [b""]
 
 
 @pytest.mark.parametrize(
@@ -229,5 +309,5 @@ def test_alone_nothing_is_shared():
   assert processes.in_turn(lambda: 7) == 7
   with pytest.raises(UserError, match="mine"), processes.errors_shared():
     raise UserError("mine")
-  with contextlib.suppress(KeyError), processes.errors_shared():
+  with pytest.raises(KeyError), processes.errors_shared():
     raise KeyError

@@ -1,4 +1,4 @@
-"""What kind of file a user gave, and that torch and our own reader agree."""
+"""Recognizing files, and agreement between torch and the reader without torch."""
 
 import gzip
 import importlib.util
@@ -23,7 +23,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 @pytest.fixture(params=["torch", "own reader"])
 def reader(request, monkeypatch) -> str:
-  """Runs a test on both ways to read a file."""
+  """Runs a test with torch and with the reader that does not need it."""
   if request.param == "torch":
     pytest.importorskip("torch")
   else:
@@ -66,12 +66,12 @@ FOREIGN = {
   "a Python pickle": pickle.dumps({"a": 1}),
   "a TorchScript model": _zip("m/data.pkl", "m/constants.pkl", "m/code/a.py"),
   "a zip archive": _zip("readme.txt"),
-  "of no known format": b"\x00\xff" * 300,
+  "in an unknown format": b"\x00\xff" * 300,
 }
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_foreign_file_is_called_what_it_is(tmp_path, kind):
+def test_the_error_names_the_kind_of_a_foreign_file(tmp_path, kind):
   path = tmp_path / "a.pth"
   path.write_bytes(FOREIGN[kind])
   with pytest.raises(UserError, match=f"a.pth: .*seems to be {kind}") as e:
@@ -87,17 +87,17 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_file_that_is_cut_off_says_so(tmp_path, share):
+def test_a_truncated_file_is_named(tmp_path, share):
   path = tmp_path / "a.pth"
   torch_zip.write(path, test_torch_zip.CONTENT)
   content = path.read_bytes()
   path.write_bytes(content[: int(share * len(content))])
-  with pytest.raises(UserError, match="cut off or damaged"):
+  with pytest.raises(UserError, match="truncated or damaged"):
     torch_file.read(path)
 
 
 @pytest.mark.usefixtures("reader")
-def test_both_readers_give_the_same(tmp_path):
+def test_both_readers_agree(tmp_path):
   torch_zip.write(tmp_path / "a.pth", test_torch_zip.CONTENT)
   content = torch_file.read(tmp_path / "a.pth")
   test_torch_zip.assert_same(content, test_torch_zip.CONTENT)
@@ -130,7 +130,7 @@ def test_both_readers_refuse_a_damaged_file(tmp_path, at):
     torch_file.read(path)
 
 
-# What `torch.save(..., _use_new_zipfile_serialization=False)` begins with.
+# The first bytes of `torch.save(..., _use_new_zipfile_serialization=False)`.
 OLD = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 
 
@@ -162,7 +162,7 @@ def test_torchs_refusal_names_the_global(tmp_path):
     torch_file.read(tmp_path / "a.pth")
 
 
-def test_a_torch_whose_safe_reading_has_a_hole_is_not_used(monkeypatch):
+def test_an_unsafe_version_of_torch_is_not_used(monkeypatch):
   torch = pytest.importorskip("torch")
   assert torch_file._has_torch()
   monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")

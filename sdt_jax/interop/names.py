@@ -1,9 +1,9 @@
-"""The table between the parameter names of the original PyTorch code and ours.
+"""Maps parameter names of the original PyTorch code to ours.
 
-A network of the original is described by pairs of prefixes, in the order in which the
-original makes its layers (its optimisers number their parameters so); under each lies
-either a block (convolution and norm) or a bare output convolution. PyTorch keeps a
-convolution kernel as (out, in, *spatial), Flax as (*spatial, in, out).
+Each table below maps name prefixes of one network, in the order in which the original
+creates its layers; the original's optimizers number the parameters in this order. A
+prefix stands for a block (convolution and norm) or a plain output convolution. PyTorch
+stores a convolution kernel as (out, in, *spatial), Flax as (*spatial, in, out).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _BLOCK = {
   "norm.running_mean": ("batch_stats", "norm", "mean"),
   "norm.running_var": ("batch_stats", "norm", "var"),
 }
-_COUNTER = "norm.num_batches_tracked"  # no part of the network: nothing uses it
+_COUNTER = "norm.num_batches_tracked"  # unused by the original and by us
 _OUTPUT = {
   "weight": ("params", "conv", "kernel"),
   "bias": ("params", "conv", "bias"),
@@ -54,7 +54,7 @@ POSE_VAE = {
 
 
 def _entries(network: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
-  """Every (PyTorch name, our path) that `network` can have."""
+  """Yields every (PyTorch name, our path) that `network` can contain."""
   for torch_prefix, our_prefix in network.items():
     parts = tuple(our_prefix.split("/"))
     leaves = _OUTPUT if parts[-1] == "output" else _BLOCK
@@ -63,7 +63,7 @@ def _entries(network: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
 
 
 def known(network: Mapping[str, str], prefix: str = "") -> set[str]:
-  """Every name that `network` can have in the original, counters included."""
+  """Returns every name of `network` in the original, including the counters."""
   return {prefix + name for name, _ in _entries(network)} | {
     f"{prefix}{block}.{_COUNTER}" for block in network
   }
@@ -79,20 +79,20 @@ def to_flax(
   target: Mapping[str, Any],
   prefix: str = "",
 ) -> dict[str, Any]:
-  """Variables of a network from the original's state dict.
+  """Converts the original's state dict to variables of a Flax network.
 
   Args:
-    state: PyTorch name -> array; only names that begin with `prefix` are looked at.
+    state: PyTorch name -> array; only names that begin with `prefix` are used.
     network: one of the tables above.
-    target: variables of our network ("params" and perhaps "batch_stats") whose
+    target: variables of our network ("params" and optionally "batch_stats") whose
       leaves have the expected shapes.
-    prefix: of the network in `state`, such as "netG.".
+    prefix: prefix of the network in `state`, such as "netG.".
 
   Returns:
-    Variables like `target`, float32.
+    Variables with the structure of `target`, float32.
 
   Raises:
-    UserError: names missing or left over on either side, or a shape that differs.
+    UserError: a name is missing or left over on either side, or a shape differs.
   """
   wanted: dict[Path, Any] = flax.traverse_util.flatten_dict(dict(target))
   table = {prefix + name: path for name, path in _entries(network) if path in wanted}
@@ -127,7 +127,7 @@ def to_flax(
 def from_flax(
   variables: Mapping[str, Any], network: Mapping[str, str], prefix: str = ""
 ) -> dict[str, np.ndarray]:
-  """Inverse of `to_flax`: the original's names and layouts."""
+  """Inverse of `to_flax`: returns arrays by the original's names, in its layouts."""
   flat = flax.traverse_util.flatten_dict(dict(variables))
   state = {}
   for name, path in _entries(network):
@@ -139,10 +139,10 @@ def from_flax(
   return state
 
 
-def require_none(complaints: Mapping[str, set[str]]) -> None:
-  """Raises a UserError that lists every name of every complaint, if there are any."""
+def require_none(problems: Mapping[str, set[str]]) -> None:
+  """Raises a UserError that lists all names of all problems, if there are any."""
   lines = [
-    f"{what} {', '.join(sorted(names))}" for what, names in complaints.items() if names
+    f"{what} {', '.join(sorted(names))}" for what, names in problems.items() if names
   ]
   if lines:
     raise UserError(f"parameter names do not match: {'; '.join(lines)}")

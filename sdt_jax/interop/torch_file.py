@@ -1,13 +1,13 @@
-"""Files of `torch.save`: what a file is, and its content without running anything.
+"""Identifies and reads files written by `torch.save`, without running their code.
 
-With torch installed (2.6 or newer; before, `weights_only` had a hole) torch reads the
-file, in the old format too; without it, `torch_zip` does. Both give the same arrays.
+If torch 2.6 or newer is installed, it reads the file, including the old format; earlier
+versions of `weights_only` could be tricked into running code. Without torch,
+`torch_zip` reads the file. Both return the same arrays.
 """
 
 import importlib
 import importlib.util
 import pathlib
-import pickle
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MIN_TORCH = (2, 6)
 _TEXT = bytes(range(32, 127)) + b"\t\r\n"
 
-# Beginnings by which a file that is no checkpoint gives itself away, tried in order.
+# Other kinds of files, recognized by their first bytes; the first match counts.
 _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
   ("an empty file", lambda head: not head),
   ("a Python pickle that torch did not write", lambda head: head[:1] == b"\x80"),
@@ -36,7 +36,7 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
   ("a web page; the download failed", lambda head: b"<html" in head.lower()),
   ("a web page; the download failed", lambda head: b"<!doctype" in head.lower()),
   ("a text file", lambda head: not head.translate(None, _TEXT)),
-  ("of no known format", lambda _: True),
+  ("in an unknown format", lambda _: True),
 )
 
 
@@ -47,26 +47,27 @@ def _foreign(path: pathlib.Path, what: str) -> UserError:
 
 
 def read(path: pathlib.Path) -> Any:
-  """Content of a file that `torch.save` wrote.
+  """Reads a file that `torch.save` wrote.
 
   Returns:
-    Dicts, lists, tuples, numbers, text, None, and NumPy arrays for tensors; bfloat16 is
-    widened to float32.
+    The saved object, made of dicts, lists, tuples, numbers, strings, None, and NumPy
+    arrays in place of tensors. bfloat16 tensors are converted to float32.
 
   Raises:
-    UserError: there is no such file, it is something else, damaged, in the old format
-      with no torch to read it, or holds more than containers and tensors.
+    UserError: the file is missing, damaged or not a torch checkpoint; it is in the old
+      format and torch is not installed; or it contains more than containers and
+      tensors.
   """
   head = _head(path)
   if head[:4] == _ZIP:
     _check_archive(path)
   elif head[: len(_OLD_TORCH)] != _OLD_TORCH:
-    raise _foreign(path, next(what for what, fits in _FOREIGN if fits(head)))
+    raise _foreign(path, next(what for what, matches in _FOREIGN if matches(head)))
   if _has_torch():
     return _read_by_torch(path)
   if head[:4] != _ZIP:
     raise UserError(
-      f"{path}: is in the format of torch before 1.6, which only torch can read; "
+      f"{path}: has the format of torch before 1.6, which only torch can read; "
       f"run `pip install 'torch>={_MIN_TORCH[0]}.{_MIN_TORCH[1]}'` and try again"
     )
   return torch_zip.read(path)
@@ -74,7 +75,7 @@ def read(path: pathlib.Path) -> Any:
 
 def _head(path: pathlib.Path) -> bytes:
   if path.is_dir():
-    raise UserError(f"{path}: is a folder, expected a torch checkpoint (.pth)")
+    raise UserError(f"{path}: is a folder; expected a torch checkpoint (.pth)")
   try:
     with path.open("rb") as f:
       return f.read(_HEAD)
@@ -83,13 +84,13 @@ def _head(path: pathlib.Path) -> bytes:
 
 
 def _check_archive(path: pathlib.Path) -> None:
-  """Refuses zip files that are not of `torch.save`."""
+  """Rejects zip files that `torch.save` did not write."""
   try:
     with zipfile.ZipFile(path) as archive:
       names = archive.namelist()
   except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
     raise UserError(
-      f"{path}: seems to be a torch checkpoint that is cut off or damaged ({e}); "
+      f"{path}: seems to be a torch checkpoint that is truncated or damaged ({e}); "
       "copy or download it again"
     ) from e
   if any(name.endswith("/constants.pkl") for name in names):
@@ -116,12 +117,12 @@ def _read_by_torch(path: pathlib.Path) -> Any:
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
     return _to_numpy(content, torch)
-  except (pickle.UnpicklingError, *torch_zip.BROKEN) as e:
+  except torch_zip.BROKEN as e:
     raise UserError(f"{path}: not a readable torch checkpoint ({_reason(e)})") from e
 
 
 def _reason(error: Exception) -> str:
-  """What torch says, without its advice to load the file unsafely."""
+  """Returns torch's message without its advice to load the file unsafely."""
   lines = [line.strip() for line in str(error).splitlines()]
   named = [line for line in lines if "GLOBAL" in line]
   others = [line for line in lines if line and "weights_only" not in line]

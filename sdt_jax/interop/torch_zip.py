@@ -1,18 +1,20 @@
-"""The zip format of `torch.save`, read and written without torch.
+"""Reads and writes the zip format of `torch.save` without torch.
 
-The archive holds `<name>/data.pkl`, a pickle in which every tensor names a storage, and
-`<name>/data/<key>`, the bytes of each storage. A pickle is a program, and Python's
-unpickler lets it call what it likes. Here a small machine runs it instead, which can
-build containers, numbers, text and tensors, and has no instruction for anything else.
+The archive contains `<name>/data.pkl`, a pickle in which every tensor refers to a
+storage, and `<name>/data/<key>`, the bytes of each storage. A pickle is a program that
+may import and call anything, so the unpickler here resolves a fixed list of names, and
+resolves those to functions of this module.
 """
 
+import io
 import math
 import pathlib
+import pickle
 import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
@@ -36,39 +38,40 @@ _DTYPES = {
 }
 _STORAGE_OF = {dtype: name for name, dtype in _DTYPES.items()}
 
-# What a broken pickle or archive makes the code below raise.
+# The exceptions that a damaged pickle or archive can cause below.
 BROKEN = (
   *(ValueError, TypeError, LookupError, AttributeError, OverflowError),
   *(MemoryError, RecursionError, EOFError, NotImplementedError, RuntimeError),
-  *(OSError, struct.error, zipfile.BadZipFile),
+  *(OSError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError),
 )
 
 
 def read(path: pathlib.Path) -> Any:
-  """Content of a file.
+  """Reads a file that `torch.save` wrote.
 
   Returns:
-    What was saved: dicts (also for OrderedDict), lists, tuples, numbers, text, None,
-    and read-only NumPy arrays for tensors; bfloat16 is widened to float32.
+    The saved object, made of dicts (also for OrderedDict), lists, tuples, numbers,
+    strings, None, and read-only NumPy arrays in place of tensors. bfloat16 tensors are
+    converted to float32.
 
   Raises:
-    UserError: the file is damaged, or asks for more than containers and tensors.
+    UserError: the file is damaged, or contains more than containers and tensors.
   """
   try:
     with zipfile.ZipFile(path) as archive:
       _check_sizes(archive, path.stat().st_size)
       storages = _Storages(archive)
-      return _Machine(storages).run(storages.program())
+      return _Unpickler(_checked(storages.program()), storages).load()
   except BROKEN as e:
     reason = " ".join(str(e).split())[:200] or type(e).__name__
     raise UserError(f"{path}: not a readable torch checkpoint ({reason})") from e
 
 
 def _check_sizes(archive: zipfile.ZipFile, file_size: int) -> None:
-  """Refuses an archive whose content could be larger than itself."""
+  """Rejects an archive that unpacks to more bytes than the file has."""
   entries = archive.infolist()
   if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-    raise ValueError("its entries are compressed, which torch.save never does")
+    raise ValueError("its entries are compressed; torch.save never compresses")
   if sum(entry.file_size for entry in entries) > file_size:
     raise ValueError("its entries claim more bytes than the file has")
 
@@ -77,14 +80,15 @@ class _Storages:
   """The storages of an archive by key; each is read once."""
 
   def __init__(self, archive: zipfile.ZipFile):
-    programs = [n for n in archive.namelist() if n.count("/") == 1 and _is_program(n)]
-    if len(programs) != 1:
-      raise ValueError(f"it has {len(programs)} entries <name>/data.pkl, expected 1")
+    names = archive.namelist()
+    roots = [n[:-8] for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
+    if len(roots) != 1:
+      raise ValueError(f"it has {len(roots)} entries <name>/data.pkl, expected 1")
     self._archive = archive
-    self._root = programs[0].removesuffix("data.pkl")
+    (self._root,) = roots
     self._read: dict[tuple[str, np.dtype], np.ndarray] = {}
     order = self._root + "byteorder"
-    is_big = order in archive.namelist() and archive.read(order) == b"big"
+    is_big = order in names and archive.read(order) == b"big"
     self._byte_order: Literal[">", "<"] = ">" if is_big else "<"
 
   def program(self) -> bytes:
@@ -92,7 +96,7 @@ class _Storages:
     return self._archive.read(f"{self._root}data.pkl")
 
   def get(self, dtype: np.dtype, key: str, size: int) -> np.ndarray:
-    """(size,) the storage `key`."""
+    """Returns the elements (size,) of storage `key`."""
     if (key, dtype) not in self._read:
       content = self._archive.read(f"{self._root}data/{key}")
       array = np.frombuffer(content, dtype.newbyteorder(self._byte_order))
@@ -104,158 +108,106 @@ class _Storages:
     return storage
 
 
-def _is_program(name: str) -> bool:
-  return name.endswith("/data.pkl")
-
-
-class _Global(NamedTuple):
-  """A name that the pickle gives in place of a value."""
-
-  name: str
-
-
-_ADMITTED = {
+_INSTRUCTIONS = {
+  *("PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"),
+  *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+  *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"),
+  *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+  *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+  *("GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
+}
+_FUNCTIONS = {
   "collections OrderedDict",
   "torch._utils _rebuild_tensor_v2",
   "torch._utils _rebuild_parameter",
-  *_DTYPES,
 }
-_MARK = object()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NUMBERS_AND_TEXT = {
-  *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-  *("BINUNICODE", "SHORT_BINUNICODE"),
-}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NO_EFFECT = {"PROTO", "FRAME", "STOP"}
 
 
-class _Machine:
-  """Runs a pickle; each method below is one instruction of it."""
+def _checked(program: bytes) -> bytes:
+  """Returns a pickle without its frames, made only of the instructions above.
 
-  def __init__(self, storages: _Storages):
+  The other instructions include the extension registry, which bypasses `find_class`,
+  and some that allocate whatever size the pickle claims. Frames are optional, and an
+  instruction across the end of a frame is not the same to `genops` and `Unpickler`.
+  """
+  pieces, start = [], 0
+  instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(program)
+  for opcode, argument, position in instructions:
+    if opcode.name not in _INSTRUCTIONS:
+      raise ValueError(f"the pickle instruction {opcode.name} is not allowed")
+    if opcode.name == "LONG_BINPUT" and argument > len(program):  # allocates as much
+      raise ValueError(f"the pickle has fewer than {argument} values to memoize")
+    if opcode.name == "FRAME":
+      pieces.append(program[start:position])
+      start = position + 9
+  return b"".join([*pieces, program[start:]])
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds containers and tensors; every other name is an error."""
+
+  def __init__(self, program: bytes, storages: _Storages):
+    super().__init__(io.BytesIO(program))
     self._storages = storages
-    self._stack: list[Any] = []
-    self._memo: dict[int, Any] = {}
-    self._do: dict[str, Callable[[Any], None]] = {
-      "MARK": lambda _: self._stack.append(_MARK),
-      "TUPLE": lambda _: self._stack.append(tuple(self._pop_to_mark())),
-      "APPEND": lambda _: self._append([self._stack.pop()]),
-      "APPENDS": lambda _: self._append(self._pop_to_mark()),
-      "SETITEM": lambda _: self._set_items(self._pop(2)),
-      "SETITEMS": lambda _: self._set_items(self._pop_to_mark()),
-      "BINPUT": self._remember,
-      "LONG_BINPUT": self._remember,
-      "MEMOIZE": lambda _: self._remember(len(self._memo)),
-      "BINGET": self._recall,
-      "LONG_BINGET": self._recall,
-      "GLOBAL": self._name,
-      "STACK_GLOBAL": lambda _: self._name(" ".join(self._pop(2))),
-      "BINPERSID": self._storage,
-      "REDUCE": self._call,
-      "BUILD": self._set_attributes,
-    }
 
-  def run(self, program: bytes) -> Any:
-    """The value that the pickle leaves."""
-    for opcode, argument, _ in pickletools.genops(program):
-      name = opcode.name
-      if name in _NUMBERS_AND_TEXT:
-        self._stack.append(argument)
-      elif name in _CONSTANTS:
-        self._stack.append(_CONSTANTS[name])
-      elif name in _EMPTY:
-        self._stack.append(_EMPTY[name]())
-      elif name in _SHORT_TUPLES:
-        self._stack.append(tuple(self._pop(_SHORT_TUPLES[name])))
-      elif name in self._do:
-        self._do[name](argument)
-      elif name not in _NO_EFFECT:
-        raise ValueError(f"it has the pickle instruction {name}, which is not admitted")
-    (value,) = self._stack
-    return value
+  def find_class(self, module: str, name: str) -> "_Global":
+    found = _Global(f"{module} {name}")
+    if found.name not in _FUNCTIONS | _DTYPES.keys():
+      raise ValueError(f"{module}.{name} is neither a tensor nor a plain container")
+    return found
 
-  def _pop(self, count: int) -> list[Any]:
-    if len(self._stack) < count:
-      raise ValueError("its pickle takes more than it has made")
-    values = self._stack[-count:]
-    del self._stack[-count:]
-    return values
-
-  def _pop_to_mark(self) -> list[Any]:
-    values = []
-    while (value := self._stack.pop()) is not _MARK:
-      values.append(value)
-    return values[::-1]
-
-  def _append(self, values: list[Any]) -> None:
-    _expect(self._stack[-1], list).extend(values)
-
-  def _set_items(self, values: list[Any]) -> None:
-    pairs = zip(values[::2], values[1::2], strict=True)
-    _expect(self._stack[-1], dict).update(pairs)
-
-  def _remember(self, slot: int) -> None:
-    self._memo[slot] = self._stack[-1]
-
-  def _recall(self, slot: int) -> None:
-    self._stack.append(self._memo[slot])
-
-  def _name(self, name: str) -> None:
-    if name not in _ADMITTED:
-      dotted = name.replace(" ", ".")
-      raise ValueError(f"it asks for {dotted}, which is no tensor or plain container")
-    self._stack.append(_Global(name))
-
-  def _storage(self, _) -> None:
-    kind, dtype, key, _device, size = self._stack.pop()
-    if kind != "storage":
-      raise ValueError(f"it refers to a {kind!r}, expected a storage")
+  def persistent_load(self, pid: Any) -> np.ndarray:
+    kind, dtype, key, _device, size = pid
     name = _expect(dtype, _Global).name
-    if name not in _DTYPES:
-      raise ValueError(f"{name} is no kind of storage")
-    self._stack.append(self._storages.get(_DTYPES[name], key, size))
+    if _expect(kind, str) != "storage" or name not in _DTYPES:
+      raise ValueError(f"expected the id of a storage, got {kind!r} of {name}")
+    return self._storages.get(_DTYPES[name], _expect(key, str), _expect(size, int))
 
-  def _call(self, _) -> None:
-    function, arguments = self._pop(2)
-    self._stack.append(_build(_expect(function, _Global).name, *arguments))
 
-  def _set_attributes(self, _) -> None:
-    """Leaves out what a state dict carries besides its items (`_metadata`)."""
-    target, _state = self._pop(2)
-    self._stack.append(_expect(target, dict))
+class _Global(NamedTuple):
+  """A name in the pickle, in place of what torch would import.
+
+  It must stay immutable, and must not be a NumPy dtype: the BUILD instruction sets
+  attributes, and could reshape an array (`ndarray.__setstate__`) if it had a dtype.
+  """
+
+  name: str
+
+  def __call__(self, *arguments: Any) -> Any:
+    if self.name == "collections OrderedDict" and not arguments:
+      return _StateDict()
+    if self.name == "torch._utils _rebuild_parameter":
+      return _expect(arguments[0], np.ndarray)
+    if self.name == "torch._utils _rebuild_tensor_v2":
+      return _tensor(*arguments[:4])
+    raise ValueError(f"a call of {self.name.replace(' ', '.')} is not allowed")
+
+
+class _StateDict(dict):
+  """Stands for an OrderedDict."""
+
+  def __setstate__(self, state: Any) -> None:
+    """Ignores the attributes of a state dict (`_metadata`)."""
 
 
 def _expect(value: Any, kind: type) -> Any:
   if not isinstance(value, kind):
-    raise ValueError(f"its pickle treats a {type(value).__name__} as {kind.__name__}")
+    raise ValueError(f"expected a {kind.__name__}, got a {type(value).__name__}")
   return value
 
 
-def _build(name: str, *arguments: Any) -> Any:
-  """The objects that a checkpoint may hold besides literals."""
-  if name == "collections OrderedDict" and not arguments:
-    return {}
-  if name == "torch._utils _rebuild_parameter":
-    return _expect(arguments[0], np.ndarray)
-  if name == "torch._utils _rebuild_tensor_v2":
-    return _tensor(*arguments[:4])
-  raise ValueError(f"it calls {name.replace(' ', '.')}, which is not admitted")
-
-
 def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> np.ndarray:
-  """View of a storage; strides and offset count elements, as in torch."""
+  """Returns a view of a storage; strides and offset count elements, as in torch."""
   numbers = (offset, *shape, *strides)
   if not all(isinstance(n, int) and n >= 0 for n in numbers):
-    raise ValueError(f"a tensor has offset {offset}, shape {shape}, strides {strides}")
+    raise ValueError("offset, shape and strides of a tensor must be natural numbers")
   _expect(storage, np.ndarray)
   size = math.prod(shape)
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  # An expanded tensor (stride 0) could be of any size.
+  # A tensor with stride 0 could claim any size.
   if size and (last >= storage.size or size > storage.size):
     raise ValueError(
-      f"a tensor of shape {shape} reaches beyond its storage of {storage.size} elements"
+      f"a tensor of shape {shape} exceeds its storage of {storage.size} elements"
     )
   if not size:
     return np.empty(shape, storage.dtype)
@@ -264,10 +216,10 @@ def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> np.ndarr
 
 
 def write(path: pathlib.Path, content: Any) -> None:
-  """Writes a file that `torch.load` reads, also with `weights_only=True`.
+  """Writes a file that `torch.load` reads, including with `weights_only=True`.
 
   Args:
-    path: the file; it appears once it is complete.
+    path: the file; it appears only when it is complete.
     content: dicts, OrderedDicts, lists, tuples, int, float, bool, str, None, and NumPy
       arrays, which become tensors.
 
@@ -296,7 +248,10 @@ def _little_endian(array: np.ndarray) -> bytes:
 
 
 def _opcodes(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
-  """Pickle instructions (protocol 2) that make `value`; its arrays are collected."""
+  """Yields the pickle (protocol 2) of `value`; appends its arrays to `arrays`.
+
+  `pickle.Pickler` can only write names that it can import, and torch may be missing.
+  """
   if value is None or isinstance(value, bool):
     yield b"N" if value is None else b"\x88" if value else b"\x89"
   elif isinstance(value, int):
@@ -321,11 +276,11 @@ def _opcodes(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
       yield from _opcodes(item, arrays)
     yield b"e" if isinstance(value, list) else b"t"
   else:
-    raise TypeError(f"{type(value).__name__} has no place in a checkpoint")
+    raise TypeError(f"cannot write a {type(value).__name__} to a torch checkpoint")
 
 
 def _tensor_opcodes(array: np.ndarray, arrays: list[np.ndarray]) -> Iterator[bytes]:
-  """A call of `_rebuild_tensor_v2` on a storage of its own."""
+  """Yields a call of `_rebuild_tensor_v2`; each array has its own storage."""
   key = str(len(arrays))
   arrays.append(array)
   strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]

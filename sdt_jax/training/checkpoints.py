@@ -1,7 +1,7 @@
-"""Checkpoints of a run; the only file that knows Orbax.
+"""Saves and restores the checkpoints of a run; the only file that uses Orbax.
 
-A checkpoint holds the whole `TrainState` and a small JSON beside it (epoch, clips per
-epoch). The latest ones and the best ones are kept.
+A checkpoint consists of the whole `TrainState` and a small JSON (epoch, number of
+clips, pending metrics). The latest and the best checkpoints are kept.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import jax
@@ -22,26 +22,49 @@ from sdt_jax.errors import UserError
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.training import processes
 
-_DELETED = "deleted"  # where Orbax moves what it would delete, and leaves it
+_DELETED = "deleted"  # Orbax moves old checkpoints here instead of deleting them
 
 _REASONS = [
   os.strerror(number)
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 ]
 
-# What Orbax and its tasks log with a traceback is raised as well, and told in one line.
+# Orbax logs a traceback of every error that it raises.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _run_to_completion(coroutine: Coroutine[Any, Any, Any]) -> Any:
+  """Runs a coroutine in a new event loop, then the tasks that it left behind.
+
+  Orbax reads or writes all arrays at once. It closes its loop when the first one fails,
+  whereupon TensorStore prints a traceback for each of the others.
+  """
+  loop = asyncio.new_event_loop()
+  loop.set_exception_handler(lambda *_: None)  # Orbax raises the first error anyway
+  try:
+    return loop.run_until_complete(coroutine)
+  finally:
+    while tasks := asyncio.all_tasks(loop):
+      loop.run_until_complete(asyncio.wait(tasks))
+    loop.close()
+
+
+# This is private to Orbax. A version without it works, but prints the tracebacks.
+with contextlib.suppress(ImportError):
+  from orbax.checkpoint._src import asyncio_utils
+
+  asyncio_utils._run_sync_via_new_loop = _run_to_completion
 
 
 class Checkpoints:
   """The checkpoints in one folder.
 
   Args:
-    path: the folder; made on the first save.
+    path: the folder, which Orbax creates unless `read_only`.
     metric: name of the validation metric whose lowest value marks the best checkpoint.
-    keep_latest: how many of the newest to keep.
-    keep_best: how many of the best to keep.
+    keep_latest: how many of the newest checkpoints to keep.
+    keep_best: how many of the best checkpoints to keep.
+    read_only: never change the folder.
   """
 
   def __init__(
@@ -53,10 +76,8 @@ class Checkpoints:
     read_only: bool = False,
   ):
     self._path = path
-    self._event_loops = contextlib.ExitStack()
-    self._event_loops.enter_context(_patient_event_loops())
     if not read_only:
-      self._delete()
+      self._delete_old()
 
     def best(metrics: dict[str, float]) -> float:
       return metrics.get(metric, float("inf"))
@@ -75,7 +96,7 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
-        # Else a folder that cannot be made keeps the process waiting for 20 minutes.
+        # Otherwise Orbax waits 20 minutes for a folder that cannot be created.
         async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
       ),
     )
@@ -83,27 +104,30 @@ class Checkpoints:
   def save(
     self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]
   ) -> None:
-    """Saves in the background; a save that is under way is waited for first.
+    """Saves in the background, after waiting for an unfinished save.
 
     Raises:
-      UserError: this checkpoint, or the one before, cannot be written.
+      UserError: this checkpoint or the previous one cannot be written.
     """
     step = int(state.step)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
     )
-    with self._told():
+    with self._raise_as_user_error():
       self._manager.wait_until_finished()
-      self._delete()
+      self._delete_old()
       self._manager.save(step, args=args, metrics=metrics, force=True)
 
-  def _delete(self) -> None:
-    """Deletes what Orbax moved aside: a deletion that is killed harms no checkpoint."""
+  def _delete_old(self) -> None:
+    """Deletes old checkpoints, which Orbax has moved aside.
+
+    A process killed in the middle leaves no checkpoint half deleted.
+    """
     if processes.is_main():
       shutil.rmtree(self._path / _DELETED, ignore_errors=True)
 
   def find(self, which: str) -> int:
-    """The step that "latest", "best" or a number stands for.
+    """Returns the step of the checkpoint named "latest", "best" or by its step.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -119,15 +143,15 @@ class Checkpoints:
     if which not in map(str, steps):
       raise UserError(
         f"--step={which}: no such checkpoint in {self._path}; "
-        f"there are latest, best, {', '.join(map(str, steps))}"
+        f"choose one of latest, best, {', '.join(map(str, steps))}"
       )
     return int(which)
 
   def meta(self, step: int) -> dict[str, Any]:
-    """The JSON that was saved beside the state.
+    """Returns the JSON that was saved with the state.
 
     Raises:
-      UserError: it is broken, or lacks "epoch" or "num_clips".
+      UserError: it is damaged, or "epoch" or "num_clips" is missing.
     """
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
     meta = self._restore(step, args)["meta"]
@@ -139,16 +163,16 @@ class Checkpoints:
       )
     if not _are_metrics(meta.get("pending", [])):
       raise UserError(
-        f"{self._path / str(step)}: cannot be restored (its pending metrics are none); "
-        "it may be damaged: delete it to go on from the one before"
+        f"{self._path / str(step)}: cannot be restored (the pending metrics are "
+        "malformed); it may be damaged: delete it to resume from the one before"
       )
     return meta
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """A state with the shapes and the placement on devices of `like`.
+    """Returns the state, with the shapes and device placement of `like`.
 
     Raises:
-      UserError: the checkpoint is broken, or of another architecture.
+      UserError: the checkpoint is damaged, or belongs to another architecture.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -157,7 +181,7 @@ class Checkpoints:
   def _restore(self, step: int, args: ocp.args.Composite) -> Any:
     try:
       return self._manager.restore(step, args=args)
-    except Exception as e:  # Orbax raises many kinds, `Exception` itself, too
+    except Exception as e:  # Orbax raises many types, including Exception itself
       reason = " ".join(str(e).split()).split(". ")[0][:300] or type(e).__name__
       raise UserError(
         f"{self._path / str(step)}: cannot be restored ({reason}); "
@@ -165,71 +189,40 @@ class Checkpoints:
       ) from e
 
   def close(self) -> None:
-    """Waits for the save that is under way.
+    """Waits for an unfinished save, and frees Orbax's resources.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the checkpoint cannot be written.
     """
-    with self._told(), self._event_loops:
+    with self._raise_as_user_error():
       self._manager.wait_until_finished()
-      self._delete()
+      self._delete_old()
       self._manager.close()
 
   @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    """Whatever Orbax and its storage raise when a disk is full or read-only."""
+  def _raise_as_user_error(self) -> Iterator[None]:
+    """Replaces the errors that Orbax and TensorStore raise, e.g. on a full disk."""
     try:
       yield
     except Exception as e:
       first_line = str(e).strip().partition("\n")[0] or type(e).__name__
       reason = next((known for known in _REASONS if known in str(e)), first_line)
       raise UserError(
-        f"{self._path}: a checkpoint cannot be written ({reason}); the ones before it "
-        "are intact: make room, then give the same command to go on"
+        f"{self._path}: a checkpoint cannot be written ({reason}); the earlier ones "
+        "are intact: make room, then run the same command to resume"
       ) from e
 
 
 def _are_metrics(pending: Any) -> bool:
-  """Whether this is a list of what steps told: name -> number."""
+  """Returns whether this is a list with the metrics of steps: name -> number."""
   return isinstance(pending, list) and all(
     isinstance(step, dict) and all(type(v) in (int, float) for v in step.values())
     for step in pending
   )
 
 
-class _PatientEventLoop(asyncio.SelectorEventLoop):
-  """Waits for its tasks before it closes.
-
-  Orbax reads or writes all arrays at once, and closes its loop at the first that fails;
-  the others would then complain on stderr, each with a traceback.
-  """
-
-  def close(self) -> None:
-    async def wait_for(tasks: set[asyncio.Task]) -> None:
-      await asyncio.gather(*tasks, return_exceptions=True)
-
-    if not self.is_closed():
-      self.run_until_complete(wait_for(asyncio.all_tasks(self)))
-    super().close()
-
-
-class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
-  def new_event_loop(self) -> asyncio.AbstractEventLoop:
-    return _PatientEventLoop()
-
-
-@contextlib.contextmanager
-def _patient_event_loops() -> Iterator[None]:
-  before = asyncio.get_event_loop_policy()
-  asyncio.set_event_loop_policy(_PatientPolicy())
-  try:
-    yield
-  finally:
-    asyncio.set_event_loop_policy(before)
-
-
 def latest(path: pathlib.Path) -> int | None:
-  """Step of the newest complete checkpoint in a folder, None without any."""
+  """Returns the step of the newest complete checkpoint in a folder, None if empty."""
   if not path.is_dir():
     return None
   steps = [int(child.name) for child in path.iterdir() if child.name.isdecimal()]

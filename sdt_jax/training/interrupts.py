@@ -1,4 +1,4 @@
-"""Stopping a run in good order: SIGTERM and Ctrl-C ask, they do not break off."""
+"""Handles SIGTERM and Ctrl-C as requests to stop the run after the current step."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 
 class StopRequest:
-  """Whether the run was asked to stop.
+  """Records whether the run was asked to stop.
 
   Attributes:
-    requested: True from the first signal on.
+    requested: whether a signal has arrived.
   """
 
   def __init__(self):
@@ -18,15 +18,15 @@ class StopRequest:
 
   def _handle(self, number: int, frame) -> None:
     if self.requested and number == signal.SIGINT:
-      # An exception would wait for what is being saved and drawn; a run that is
-      # killed loses nothing, so this is as good.
+      # An exception would first wait for the checkpoint and the video in progress.
+      # Killing the process is safe: every file is either complete or absent.
       os._exit(130)
     self.requested = True
 
 
 @contextlib.contextmanager
 def catch() -> Iterator[StopRequest]:
-  """Turns SIGTERM and Ctrl-C into a request; a second Ctrl-C leaves at once."""
+  """Turns SIGTERM and Ctrl-C into a request; a second Ctrl-C exits immediately."""
   stop = StopRequest()
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = {number: signal.signal(number, stop._handle) for number in numbers}

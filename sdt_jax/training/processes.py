@@ -1,9 +1,9 @@
-"""The processes of a run: one, or several on one or many machines.
+"""Runs that consist of several processes, on one or more machines.
 
-Without `start` there is one. With several, each runs the same program on its own
-devices and its own share of the data; what is written is written by process 0, but for
-checkpoints, which all write together. Every function here but `is_main` must then be
-called by all of them.
+Without a call of `start` there is a single process. With several, each runs the same
+program on its own devices and its own share of the data. Process 0 writes all files
+except checkpoints, which all processes write together. All functions here except
+`is_main` and `share` are collective: every process must call them.
 """
 
 import contextlib
@@ -21,21 +21,22 @@ from sdt_jax.errors import UserError
 T = TypeVar("T")
 
 _MESSAGE_BYTES = 2000
-_WAIT_S = 300  # for process 0 to listen; as long as JAX waits for the others
+_WAIT_S = 300  # until process 0 listens; JAX itself waits as long for the others
+_SHARED = "The other processes of the run received this error, too."
 
 
 def start(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Joins the processes of a run; to be called before anything else of JAX.
+  """Connects the processes of a run; must precede every other use of JAX.
 
   Args:
-    coordinator: None for a single process; "auto" for what Slurm, a TPU pod, Open MPI
-      or Kubernetes tells; or HOST:PORT, where process 0 listens.
-    num_processes, process_id: with HOST:PORT.
+    coordinator: None for a single process; "auto" to use the settings of Slurm, a TPU
+      pod, Open MPI or Kubernetes; or HOST:PORT, the address where process 0 listens.
+    num_processes, process_id: required with HOST:PORT.
 
   Raises:
-    UserError: the flags do not belong together, or the processes do not meet.
+    UserError: the flags are inconsistent, or the processes cannot connect.
   """
   if coordinator is None:
     if num_processes is not None or process_id is not None:
@@ -54,7 +55,7 @@ def start(
   except (RuntimeError, ValueError) as e:
     reason = str(e).strip().splitlines()[0]
     raise UserError(
-      f"--coordinator={coordinator}: the processes do not meet ({reason}); give "
+      f"--coordinator={coordinator}: the processes cannot connect ({reason}); give "
       "HOST:PORT, --num_processes and --process_id"
     ) from e
 
@@ -62,13 +63,13 @@ def start(
 def _check_address(
   coordinator: str, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Finds what is wrong with the flags; JAX itself would abort the process."""
+  """Checks the flags, because JAX would abort the process on a bad address."""
   host, _, port = coordinator.rpartition(":")
   if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise UserError(f"--coordinator={coordinator}: expected HOST:PORT, or auto")
   if num_processes is None or process_id is None:
     raise UserError(
-      f"--coordinator={coordinator}: give --num_processes and --process_id, too"
+      f"--coordinator={coordinator}: also give --num_processes and --process_id"
     )
   if not 0 <= process_id < num_processes:
     raise UserError(
@@ -89,7 +90,7 @@ def _check_address(
 
 
 def _wait_for(host: str, port: int) -> None:
-  """Returns when somebody listens there; raises the last OSError if nobody does."""
+  """Waits until the port accepts connections; finally raises the last OSError."""
   deadline = time.monotonic() + _WAIT_S
   while True:
     try:
@@ -102,40 +103,54 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def is_main() -> bool:
-  """Whether this process is the one that writes logs, videos and files."""
+  """Returns whether this process writes the logs, videos and other files."""
   return jax.process_index() == 0
-
-
-class _SharedError(UserError):
-  """An error that all processes have been told."""
 
 
 @contextlib.contextmanager
 def errors_shared() -> Iterator[None]:
-  """Raises a UserError of one process in all of them, so that none waits for it."""
+  """Raises an error of one process in all of them, so that none waits for it for ever.
+
+  A process where the block raised an exception re-raises it; the others raise a
+  UserError. Such blocks may be nested.
+  """
   error = None
   try:
     yield
-  except _SharedError:
-    raise
-  except UserError as e:
+  except Exception as e:
+    if jax.process_count() == 1 or _SHARED in getattr(e, "__notes__", ()):
+      raise
     error = e
   if jax.process_count() == 1:
-    if error:
-      raise error
     return
-  text = str(error or "").encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+  text = _describe(error).encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
   texts = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
-  for message in (bytes(t).rstrip(b"\0").decode(errors="ignore") for t in texts):
-    if message:
-      raise _SharedError(message) from error
+  messages = [bytes(t).rstrip(b"\0").decode(errors="ignore") for t in texts]
+  if any(messages):
+    error = error or UserError(next(filter(None, messages)))
+    error.add_note(_SHARED)
+    raise error
+
+
+def _describe(error: Exception | None) -> str:
+  """Returns what the other processes report."""
+  if error is None or isinstance(error, UserError):
+    return str(error or "")
+  reason = " ".join(str(error).split())
+  return (
+    f"process {jax.process_index()} failed with {type(error).__name__}: {reason}; "
+    "see the traceback of that process"
+  )
 
 
 def in_turn(make: Callable[[], T]) -> T:
-  """`make()` in process 0, then in the others, which find what it left on the disk.
+  """Calls `make` in process 0, then in the others, which find its files on disk.
+
+  Returns:
+    The result of this process's call.
 
   Raises:
-    UserError: what one of them raised, in all.
+    Exception: `make` failed in one of the processes; see `errors_shared`.
   """
   made = None
   for main in (True, False):
@@ -146,9 +161,10 @@ def in_turn(make: Callable[[], T]) -> T:
 
 
 def any_process(*flags: bool, ask: bool = True) -> tuple[bool, ...]:
-  """For each flag, whether it is set in one of the processes.
+  """Returns, for each flag, whether it is set in at least one process.
 
-  To ask the others waits for the devices; without `ask` the answer is then no.
+  With several processes this waits for the devices. Pass `ask=False`, in all of them,
+  to skip the exchange; every flag is then False.
   """
   if jax.process_count() == 1:
     return flags
@@ -159,5 +175,5 @@ def any_process(*flags: bool, ask: bool = True) -> tuple[bool, ...]:
 
 
 def share() -> dict[str, int]:
-  """This process's share of every batch, as `data.pipeline` takes it."""
+  """Returns this process's share of every batch, as arguments of `data.pipeline`."""
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}
