@@ -1,18 +1,19 @@
-"""From a folder of videos of one person talking to a data pack to train on.
+"""Turns a folder of videos of one person talking into a data pack for training.
 
     python -m data_prep.prepare --videos=DIR --speaker=NAME --root=DATA
 
-runs the stages below, each a file and a command of its own with the same flags; what
-is done and unchanged is not done again.
+runs the stages below. Each stage is a file and a command of its own with the same
+flags. Stages whose inputs and parameters are unchanged are skipped.
 
     transcode   any video -> 1280x720 canvas, frame times, 16 kHz sound
-    keypoints   pictures -> the 137 keypoints at exactly 15 frames/s, and their origin
-    clean       outliers out, short gaps closed, by named rules (`rules`)
-    rescale     shoulder width -> that of the reference speaker
-    clips       windows of 64 frames with their sound
+    keypoints   pictures -> OpenPose keypoints at exactly 15 frames/s, and their origin
+    clean       rejects outliers by named rules (`rules`) and closes short gaps
+    rescale     scales the shoulder width to that of the reference speaker
+    clips       cuts windows of 64 frames with their sound
     split       train, dev and the gap between them -> processed_137.csv
     statistics  mean and std of the train clips -> speaker.json
-    report      what came of it -> report.html
+    report      summary of the results -> report.html
 
-`python -m data_prep.inspect` draws the skeleton over the source of any stretch.
+`python -m data_prep.inspect` draws the skeleton over the source video. In an installed
+package the commands are `sdt-prepare` and `python -m sdt_jax.data_prep.<stage>`.
 """

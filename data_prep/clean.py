@@ -1,7 +1,8 @@
-"""Stage 3: what is not believed goes, short gaps are closed.
+"""Stage 3: rejects implausible keypoints and closes short gaps.
 
-The rules and their thresholds are in `rules`. Leaves `clean.npz` (as `keypoints.npz`)
-and `clean.json`: frames by rule, and points closed by interpolation.
+The rules and their thresholds are in `rules`. Writes `clean.npz` (in the format of
+`keypoints.npz`) and `clean.json`: the number of frames affected by each rule and by
+gap closing.
 """
 
 import dataclasses
@@ -23,17 +24,17 @@ def clean(
   box: rules.Box,
   thresholds: rules.Thresholds = _THRESHOLDS,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """Rejects by the rules, then closes gaps.
+  """Applies the rules, then closes gaps.
 
   Args:
-    keypoints: (T, 3, 137) canvas pixels and confidence at 15 frames/s.
-    origin: (T, 137) of `Origin`.
+    keypoints: (T, 3, joints) canvas pixels and confidence at 15 frames/s.
+    origin: (T, joints) `Origin` of each point.
     box: x, y, width, height of the picture in the canvas.
-    thresholds: of the rules.
+    thresholds: thresholds of the rules.
 
   Returns:
-    keypoints and origin anew; and by rule the number of frames in which it rejected
-    something.
+    New keypoints and origin, and for each rule the number of frames in which it
+    rejected something.
   """
   keypoints = keypoints.copy()
   counts: dict[str, int] = {}
@@ -50,7 +51,7 @@ def clean(
 
 
 def _close_gaps(keypoints: np.ndarray, origin: np.ndarray, t: rules.Thresholds) -> int:
-  """Interpolates gaps in place; frames in which a point came of it."""
+  """Interpolates gaps in place; returns the number of frames with a filled point."""
   limit = t.gap_travel * rules.shoulder_width(keypoints)
   closed = np.zeros(len(keypoints), bool)
   for point in rules.USED:

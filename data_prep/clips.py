@@ -1,9 +1,9 @@
-"""Stage 5: windows of 64 frames every 5, each with the sound under it.
+"""Stage 5: cuts a window of 64 frames every 5 frames, with its sound.
 
-A window is kept if all of its 122 used keypoints are there in all frames, nothing jumps
-to another shot, and there is sound under all of it. Leaves `clips/npz/<video>-<start>-
-<end>.npz` in the pack (`pose` (64, 3, 137), `audio` (68266 or 68267,), `imgs`), and
-`clips.json`: starts of the windows kept, and windows dropped by the first reason.
+A window is kept if every frame has all the keypoints used for training and sound, and
+no frame starts another shot. Writes `clips/npz/<video>-<start>-<end>.npz` to the pack
+(`pose` (64, 3, joints), `audio` (68266 or 68267,), `imgs`), and `clips.json`: the start
+frames of the kept windows, and the number of dropped windows by their first fault.
 """
 
 import re
@@ -11,7 +11,6 @@ import re
 import numpy as np
 
 from sdt_jax import audio, audio_file
-
 from . import rules, workspace
 from .options import Options, command
 from .transcode import read_source
@@ -21,17 +20,17 @@ STRIDE = 5
 
 
 def sample_at(frame: int) -> int:
-  """The sample at which a frame begins."""
+  """Index of the first sample of a frame."""
   return audio.num_samples(frame)
 
 
 def windows(
   keypoints: np.ndarray, num_samples: int
 ) -> tuple[list[int], dict[str, int]]:
-  """Starts of the windows to keep, and number of the others by reason.
+  """Start frames of the windows to keep, and the number of the others by reason.
 
   Args:
-    keypoints: (T, 3, 137).
+    keypoints: (T, 3, joints).
     num_samples: length of the sound.
   """
   length = audio.CLIP_FRAMES
@@ -40,7 +39,7 @@ def windows(
   for start in range(0, len(keypoints) - length + 1, STRIDE):
     reasons = (r for r, mask in faults.items() if mask[start : start + length].any())
     reason = next(reasons, None)
-    # A jump to the window's first frame is from one outside of it.
+    # A cut at the first frame of the window does not divide the window.
     if (
       reason == "another shot" and not faults[reason][start + 1 : start + length].any()
     ):
@@ -53,7 +52,7 @@ def windows(
 
 
 def _faults(keypoints: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
-  """Reason -> (T,) bool of the frames that must not be in a window."""
+  """Reason -> (T,) bool: frames that must not be part of a window."""
   ends = np.array([sample_at(i + 1) for i in range(len(keypoints))])
   missing = {
     f"{part.replace('_', ' ')} missing": (keypoints[:, 2, points] == 0).any(1)
@@ -64,7 +63,7 @@ def _faults(keypoints: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
 
 
 def clip_path(options: Options, name: str, start: int):
-  """Where the clip of that video and start lies."""
+  """Path of the clip that starts at frame `start` of a video."""
   end = start + audio.CLIP_FRAMES
   return workspace.pack_folder(options) / "clips" / "npz" / f"{name}-{start}-{end}.npz"
 
@@ -87,7 +86,7 @@ def _cut(options: Options, video: Video, progress: Progress) -> None:
 
 
 def _remove_old(options: Options, video: Video) -> None:
-  """Clips of an earlier run with other parameters, and unfinished ones."""
+  """Removes clips of earlier runs of this video, including partly written ones."""
   folder = clip_path(options, video.name, 0).parent
   own = re.compile(rf"(\.\d+-)?{re.escape(video.name)}-\d+-\d+\.npz")
   for path in folder.glob("*.npz"):

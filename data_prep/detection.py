@@ -1,8 +1,8 @@
-"""What a backend is, and what it hands over.
+"""The interface of keypoint detectors ("backends") and their result.
 
-A backend finds the keypoints of a video at the video's own rate. There are two,
-`mediapipe_backend` and `openpose_backend`; `keypoints` puts what they find on the even
-grid of 15 frames/s.
+A backend detects the keypoints of a video at the frame rate of the video. There are
+two, `mediapipe_backend` and `openpose_backend`; `keypoints` resamples their results to
+15 frames/s.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from .workspace import Progress, Video
 
 
 class Origin(enum.IntEnum):
-  """What made a point."""
+  """How a point was obtained."""
 
   MISSING = 0
   FOUND = 1
-  SECOND_PASS = 2  # found by a later, more costly look
+  SECOND_PASS = 2  # found by a later, more expensive pass
   INTERPOLATED = 3
 
 
 CONFIDENCE = {Origin.SECOND_PASS: 0.8, Origin.INTERPOLATED: 0.5}
-"""Confidence that a point gets which was not simply found."""
+"""Confidence assigned to points that the first pass did not find."""
 
 
 @dataclasses.dataclass
@@ -32,10 +32,11 @@ class Detection:
   """Keypoints of every picture of a video.
 
   Attributes:
-    keypoints: (F, 3, 137) float32, canvas pixels and confidence; missing is 0, 0, 0.
-    origin: (F, 137) int8 of `Origin`.
-    counts: frames (of either hand) by the rule that rejected them.
-    notes: what a person should know, one sentence each.
+    keypoints: (F, 3, joints) float32, canvas pixels and confidence; a missing point is
+      0, 0, 0. The joints are those of `kp.OPENPOSE`.
+    origin: (F, joints) int8, the `Origin` of each point.
+    counts: rule -> number of hands that it rejected.
+    notes: messages for the user, one sentence each.
   """
 
   keypoints: np.ndarray
@@ -45,16 +46,16 @@ class Detection:
 
 
 class Backend(Protocol):
-  """Finds keypoints."""
+  """Detects keypoints."""
 
   def parameters(self, video: Video) -> Any:
-    """What the result depends on besides the transcoded video."""
+    """Everything that the result depends on, except the transcoded video."""
     ...
 
   def detect(self, video: Video, progress: Progress) -> Detection:
-    """Finds them.
+    """Detects the keypoints of a transcoded video.
 
     Raises:
-      UserError: it cannot be done for this video.
+      UserError: the video cannot be processed.
     """
     ...

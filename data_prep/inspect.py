@@ -1,11 +1,11 @@
-"""A video of the skeleton over its source, for any stretch.
+"""Draws the skeleton over a stretch of the source video.
 
     python -m data_prep.inspect --root=DATA --speaker=NAME --clip=VIDEO[-START-END]
       [--output=FILE.mp4]
 
-START and END are frames at 15 per second, as in the names of the clips; without them
-it is the whole video. Lines are green where the points were found, yellow where a
-second pass found them, red where they are interpolated.
+START and END are frames at 15 frames/s, as in the names of the clips; the default is
+the whole video. Lines are green where points were found, yellow where a second pass
+found them and red where they are interpolated.
 """
 
 import pathlib
@@ -18,15 +18,14 @@ from absl import flags
 from sdt_jax import audio, audio_file, cli
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis.video import write_video
-
 from . import media, overlay, workspace
 
 
 def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:
-  """`video` or `video-start-end` -> video, start and end frame.
+  """Splits `video` or `video-start-end` into video, start frame and end frame.
 
   Raises:
-    UserError: there is no such video among those that were prepared.
+    UserError: no prepared video has that name.
   """
   if (work / clip / "clean.npz").is_file():
     return clip, 0, None
@@ -40,7 +39,7 @@ def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:
 
 
 def frames(folder: pathlib.Path, start: int, end: int) -> Iterator[np.ndarray]:
-  """(720, 1280, 3) pictures of the frames [start, end) of a prepared video."""
+  """Yields (720, 1280, 3) pictures of frames [start, end) of a prepared video."""
   keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
   seconds = np.arange(start, end) / audio.FPS
   shown = media.pictures_at(folder / "video.mp4", seconds.tolist())
@@ -52,14 +51,14 @@ def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
   """Writes the video of a stretch.
 
   Raises:
-    UserError: there is no such video, or the stretch lies outside of it.
+    UserError: there is no such video, or the stretch exceeds it.
   """
   video, start, end = parse_stretch(pack / "work", clip)
   folder = pack / "work" / video
   length = len(workspace.read_keypoints(folder / "clean.npz")[0])
   end = length if end is None else end
   if not 0 <= start < end <= length:
-    raise UserError(f"--clip={clip}: {video} has the frames 0 to {length}")
+    raise UserError(f"--clip={clip}: {video} has frames 0 to {length}")
   first, last = audio.num_samples(start), audio.num_samples(end)
   sound = audio_file.load_audio(folder / "audio.wav")[first:last]
   write_video(output, frames(folder, start, end), audio.FPS, sound, audio.SAMPLE_RATE)
@@ -76,5 +75,5 @@ if __name__ == "__main__":
   flags.DEFINE_string("root", None, "Folder of speaker packs.", required=True)
   flags.DEFINE_string("speaker", None, "Name of the speaker.", required=True)
   flags.DEFINE_string("clip", None, "VIDEO or VIDEO-START-END.", required=True)
-  flags.DEFINE_string("output", None, "The mp4; by default <clip>.mp4.")
+  flags.DEFINE_string("output", None, "Output file; default: <clip>.mp4.")
   cli.run(main)

@@ -1,15 +1,13 @@
-"""Stage 2: pictures -> the 137 keypoints at exactly 15 frames/s.
+"""Stage 2: detects OpenPose keypoints and resamples them to exactly 15 frames/s.
 
-A backend finds them at the video's own rate; here they are put on the even grid.
-Leaves `keypoints.npz`: `keypoints` (T, 3, 137) float32 canvas pixels and confidence,
-`origin` (T, 137) int8, see `detection.Origin`; and `keypoints.json`, what the backend
-counted and noted.
+A backend detects the keypoints at the frame rate of the video. Writes `keypoints.npz`:
+`keypoints` (T, 3, joints) float32 canvas pixels and confidence, `origin` (T, joints)
+int8, see `detection.Origin`; and `keypoints.json`, the counts and notes of the backend.
 """
 
 import numpy as np
 
 from sdt_jax import audio
-
 from . import rules, workspace
 from .detection import CONFIDENCE, Backend, Detection, Origin
 from .mediapipe_backend import MediaPipe
@@ -18,31 +16,31 @@ from .options import Options, command
 from .transcode import read_source
 from .workspace import Progress, Video
 
-# Between pictures that are farther apart nothing is made up here.
+# No interpolation between pictures that are farther apart; `clean` closes gaps.
 _MAX_STEP_SECONDS = 2 / audio.FPS
-_SAME_TIME = 1e-3  # seconds; times of pictures are rounded by their container
+_SAME_TIME = 1e-3  # seconds; containers round the times of pictures
 
 
 def backend(options: Options) -> Backend:
-  """The backend that was asked for."""
+  """The backend selected by --keypoints."""
   if options.keypoints == "openpose":
-    assert options.openpose_dir is not None  # held by Options
+    assert options.openpose_dir is not None  # checked by Options
     return OpenPose(options.openpose_dir)
   return MediaPipe(options.mediapipe_env, rules.Thresholds())
 
 
 def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Keypoints at 0, 1/15, 2/15 ... s by linear interpolation between pictures.
+  """Interpolates keypoints linearly at 0, 1/15, 2/15 ... s.
 
-  A point between two pictures needs both, next to each other or with a few missing
-  ones between them (then its origin is INTERPOLATED).
+  A point is interpolated between the nearest pictures that show it, if they are close
+  enough. If there are other pictures between those two, its origin is INTERPOLATED.
 
   Args:
-    detection: of F pictures.
+    detection: the keypoints of F pictures.
     times: (F,) seconds, ascending.
 
   Returns:
-    keypoints (T, 3, 137) and origin (T, 137); T = frames up to the last picture.
+    keypoints (T, 3, joints) and origin (T, joints) up to the time of the last picture.
   """
   grid = np.arange(int(times[-1] * audio.FPS + _SAME_TIME) + 1) / audio.FPS
   count = detection.keypoints.shape[2]
@@ -56,7 +54,7 @@ def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _to_grid_point(detection, times, grid, seen, point, keypoints, origin) -> None:
-  """Fills one point of `keypoints` and `origin`; `seen` are its F' pictures."""
+  """Fills one point of `keypoints` and `origin`; `seen`: the pictures that show it."""
   after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
   exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
   before = np.where(exact, after, np.maximum(after - 1, 0))
@@ -100,7 +98,7 @@ def run(options: Options) -> None:
   """Runs the stage.
 
   Raises:
-    UserError: the backend cannot run, or finds a video's files wanting.
+    UserError: the backend cannot run, or the files of a video are not usable.
   """
   if options.keypoints == "mediapipe":
     MediaPipe(options.mediapipe_env, rules.Thresholds()).prepare()

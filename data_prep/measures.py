@@ -1,20 +1,19 @@
-"""What the report measures of a prepared video."""
+"""Measurements of a prepared video for the report."""
 
 import numpy as np
 
 from sdt_jax import audio
-
 from . import rules
 
 MAX_LAG_FRAMES = 10
 PROFILE_RATIO = 4.0
-_TREND_FRAMES = 31  # of which only deviations are compared: loud talkers nod, too
+_TREND_FRAMES = 31  # moving average, removed since slow changes correlate too
 _FRAME = audio.SAMPLE_RATE // audio.FPS
-_SILENCE = 1e-4  # added to the loudness, so that digital silence has a logarithm
+_SILENCE = 1e-4  # added to the RMS, since digital silence has no logarithm
 
 
 def coverage(keypoints: np.ndarray) -> dict[str, float]:
-  """Part -> share of frames in which all its used points are there."""
+  """Part -> share of frames in which all its points are present."""
   return {
     part: float((keypoints[:, 2, points] > 0).all(1).mean())
     for part, points in rules.PARTS.items()
@@ -22,7 +21,7 @@ def coverage(keypoints: np.ndarray) -> dict[str, float]:
 
 
 def origins(origin: np.ndarray) -> dict[str, np.ndarray]:
-  """Part -> (T,) the most doubtful `Origin` of its points, 0 where one is missing."""
+  """Part -> (T,) least reliable `Origin` of its points, 0 where one is missing."""
   worst = {}
   for part, points in rules.PARTS.items():
     of_part = origin[:, points]
@@ -31,7 +30,7 @@ def origins(origin: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def jitter(keypoints: np.ndarray) -> dict[str, float]:
-  """Part -> mean norm of the second difference, px/frame^2; NaN if never seen."""
+  """Part -> mean norm of the second difference, px/frame²; NaN if never present."""
   second = np.diff(keypoints[:, :2], 2, axis=0)
   there = keypoints[:, 2] > 0
   all_three = there[2:] & there[1:-1] & there[:-2]
@@ -45,9 +44,9 @@ def jitter(keypoints: np.ndarray) -> dict[str, float]:
 
 
 def profile_share(keypoints: np.ndarray) -> float:
-  """Share of faces that are turned aside: their far half is a guess of the finder.
+  """Share of faces in profile, whose far half is a guess of the detector.
 
-  Turned: the nose tip is 4 times as far from one end of the jaw as from the other.
+  Profile: the nose tip is 4 times as far from one end of the jaw as from the other.
   """
   tip, right, left = (rules.point(keypoints, f"face_{i}") for i in (30, 0, 16))
   to_right, to_left = np.abs(tip - right)[:, 0], np.abs(tip - left)[:, 0]
@@ -57,13 +56,13 @@ def profile_share(keypoints: np.ndarray) -> float:
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
-  """(T,) distance of the inner lips in shoulder widths, NaN where missing."""
+  """(T,) distance between the inner lips in shoulder widths, NaN where missing."""
   lips = (rules.point(keypoints, f"face_{i}") for i in (62, 66))
   return rules.distance(*lips) / rules.shoulder_width(keypoints)
 
 
 def loudness(samples: np.ndarray, frames: int) -> np.ndarray:
-  """(frames,) logarithm of the sound's RMS about each frame."""
+  """(frames,) logarithm of the RMS of the sound around each frame."""
   padded = np.pad(samples, (_FRAME // 2, _FRAME))
   starts = [min(audio.num_samples(i), len(padded) - _FRAME) for i in range(frames)]
   rms = [np.sqrt(np.square(padded[s : s + _FRAME]).mean()) for s in starts]
@@ -71,10 +70,10 @@ def loudness(samples: np.ndarray, frames: int) -> np.ndarray:
 
 
 def lag_curve(opening: np.ndarray, loud: np.ndarray) -> np.ndarray:
-  """Correlation of mouth and sound for lags -10 ... 10 frames.
+  """(21,) correlation of mouth opening and loudness for lags of -10 to 10 frames.
 
-  At lag n the mouth is compared with the sound n frames earlier: a best lag above 0
-  means that the picture comes late.
+  At lag n, the mouth is compared with the sound n frames earlier: if the best lag is
+  positive, the picture is late.
   """
   opening, loud = _without_trend(opening), _without_trend(loud)
   curve = []
@@ -88,29 +87,31 @@ def lag_curve(opening: np.ndarray, loud: np.ndarray) -> np.ndarray:
 
 
 def best_lag(curve: np.ndarray, frames: int) -> int | None:
-  """The lag of the highest correlation, None if it does not stand out.
+  """The lag of the highest correlation, or None if that is too low.
 
   Args:
-    curve: of `lag_curve`.
-    frames: that it was made from; few frames correlate by chance.
+    curve: result of `lag_curve`.
+    frames: length of the video; with few frames, chance correlations are high.
   """
   clear = max(0.2, 5.5 / np.sqrt(max(frames, 1)))
   return int(curve.argmax()) - MAX_LAG_FRAMES if curve.max() >= clear else None
 
 
 def _without_trend(values: np.ndarray) -> np.ndarray:
-  """(T,) minus its moving average; NaN stay NaN."""
+  """(T,) minus its moving average; NaN stays NaN."""
   window = np.ones(_TREND_FRAMES)
   seen = np.isfinite(values)
   total = np.convolve(np.where(seen, values, 0), window, "same")
   count = np.convolve(seen.astype(float), window, "same")
-  middle = slice((len(total) - len(values)) // 2, None)  # "same" is of the longer one
+  middle = slice(
+    (len(total) - len(values)) // 2, None
+  )  # "same" refers to the longer one
   average = (total / np.maximum(count, 1))[middle][: len(values)]
   return values - average
 
 
 def _shifted(a: np.ndarray, b: np.ndarray, lag: int):
-  """a[t + lag] beside b[t], for all t where there are both."""
+  """Returns a[t + lag] and b[t] for all t at which both exist."""
   length = min(len(a), len(b))
   a, b = a[:length], b[:length]
   return (a[lag:], b[: length - lag]) if lag >= 0 else (a[:lag], b[-lag:])

@@ -1,7 +1,7 @@
 """Video files: probing, pictures with their times, sound. PyAV decodes and encodes.
 
-Times are seconds from the first picture. The canvas is 1280x720, as the keypoints of
-the published packs are; a picture of another shape is fitted into its middle.
+The canvas is 1280x720, like the videos of the published packs; pictures of another
+shape are scaled to fit and centred.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from sdt_jax.errors import UserError
 
 CANVAS_WIDTH, CANVAS_HEIGHT = 1280, 720
 
-_TIME_BASE = fractions.Fraction(1, 90_000)  # of what we write: exact for usual rates
+_TIME_BASE = fractions.Fraction(1, 90_000)  # exact for common frame rates
 
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-  """Where the picture lies: canvas x = picture x * scale_x + x, and so for y."""
+  """Position of the picture: canvas x = picture x * scale_x + x; likewise for y."""
 
   scale_x: float
   scale_y: float
@@ -37,7 +37,7 @@ class Canvas:
 
   @classmethod
   def fit(cls, width: int, height: int, aspect: float = 1.0) -> "Canvas":
-    """The largest place; the picture's pixels are `aspect` times as wide as high."""
+    """Largest centred position; pixels are `aspect` times as wide as they are high."""
     scale = min(CANVAS_WIDTH / (width * aspect), CANVAS_HEIGHT / height)
     w, h = round(width * aspect * scale), round(height * scale)
     x, y = (CANVAS_WIDTH - w) // 2, (CANVAS_HEIGHT - h) // 2
@@ -60,7 +60,7 @@ class Canvas:
     return canvas
 
   def place(self, keypoints: np.ndarray) -> np.ndarray:
-    """(..., 3, 137) from picture to canvas pixels; points not found stay 0, 0, 0."""
+    """(..., 3, joints) from picture to canvas pixels; missing points stay 0, 0, 0."""
     scale = np.array([self.scale_x, self.scale_y, 1], np.float32)[:, None]
     offset = np.array([self.x, self.y, 0], np.float32)[:, None]
     return (keypoints * scale + offset) * (keypoints[..., 2:, :] > 0)
@@ -68,7 +68,7 @@ class Canvas:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """What a container says of itself; rate and duration may be estimates."""
+  """Properties given by the container; rate and duration may be estimates."""
 
   width: int
   height: int
@@ -82,7 +82,7 @@ def probe(path: pathlib.Path) -> Probe:
   """Opens a video and decodes its first picture.
 
   Raises:
-    UserError: it is no video, or has no picture or no sound track.
+    UserError: the file is not a video, or has no pictures or no sound track.
   """
   with _opened(path) as container:
     stream = _video_stream(container, path)
@@ -90,7 +90,7 @@ def probe(path: pathlib.Path) -> Probe:
       raise UserError(f"{path.name}: has no sound track")
     first = next(audio_file.decoded_frames(container, stream), None)
     if first is None:
-      raise UserError(f"{path.name}: holds no picture that can be decoded")
+      raise UserError(f"{path.name}: no picture can be decoded")
     height, width = _upright(first).shape[:2]
     turned = first.rotation % 180 != 0
     aspect = float(stream.codec_context.sample_aspect_ratio or 1)
@@ -128,14 +128,14 @@ def _duration(container, stream) -> float:
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-  """(H, W, 3) uint8, turned as players turn it."""
+  """(H, W, 3) uint8, rotated as players show it."""
   return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
 def pictures(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
-  """Time on the container's own clock and (H, W, 3) uint8 RGB of each picture.
+  """Yields the time, in seconds of the container's clock, and (H, W, 3) uint8 RGB.
 
-  Pictures whose time does not grow are left out.
+  Pictures that are not later than the one before are skipped.
   """
   with _opened(path) as container:
     stream = _video_stream(container, path)
@@ -153,7 +153,7 @@ def pictures(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
 def pictures_at(
   path: pathlib.Path, seconds: Sequence[float]
 ) -> Iterator[tuple[float, np.ndarray]]:
-  """For each of the ascending times, the picture that a player shows then."""
+  """Yields, for each of the ascending times, the picture that a player shows then."""
   shown, wanted = None, list(seconds)
   for time, picture in pictures(path):
     while wanted and shown is not None and time > wanted[0] + 1e-3:
@@ -167,7 +167,7 @@ def pictures_at(
 
 
 def sound(path: pathlib.Path, start: float) -> np.ndarray:
-  """The first sound track as the models take it, put in step with the pictures.
+  """The first sound track, resampled for the models and aligned with the pictures.
 
   Args:
     path: the video.
@@ -177,7 +177,7 @@ def sound(path: pathlib.Path, start: float) -> np.ndarray:
     (samples,) float32, 16 kHz mono; sample 0 is at the first picture.
 
   Raises:
-    UserError: there is no sound that can be decoded.
+    UserError: no sound can be decoded.
   """
   with _opened(path) as container:
     if not container.streams.audio:
@@ -188,7 +188,7 @@ def sound(path: pathlib.Path, start: float) -> np.ndarray:
       (f.time, audio_file.mono(f)) for f in audio_file.decoded_frames(container, stream)
     ]
   if not blocks or not rate:
-    raise UserError(f"{path.name}: holds no sound that can be decoded")
+    raise UserError(f"{path.name}: no sound can be decoded")
   samples = _in_place(blocks, rate, start)
   return audio_file.to_model_rate(samples, rate, name=path.name)
 
@@ -196,12 +196,12 @@ def sound(path: pathlib.Path, start: float) -> np.ndarray:
 def _in_place(
   blocks: list[tuple[float | None, np.ndarray]], rate: int, start: float
 ) -> np.ndarray:
-  """Blocks of sound at their times, silence where there is none."""
+  """Joins blocks of sound at their times, with silence in between."""
   position = 0
   places = []
   for time, block in blocks:
     wanted = position if time is None else round((time - start) * rate)
-    # Times are rounded to the container's clock: only a real gap moves a block.
+    # Containers round times, so deviations of up to 20 ms are not gaps.
     if not places or abs(wanted - position) > rate // 50:
       position = wanted
     places.append(position)
@@ -217,7 +217,7 @@ def _in_place(
 def write_canvas_video(
   path: pathlib.Path, frames: Iterator[tuple[float, np.ndarray]]
 ) -> list[float]:
-  """Writes (720, 1280, 3) pictures with their times, which need not be even.
+  """Writes (720, 1280, 3) pictures at their times, which may be uneven.
 
   Returns:
     The times.
@@ -239,7 +239,7 @@ def write_canvas_video(
 
 
 def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
-  """(samples,) float32 16 kHz -> 16 bit wav."""
-  import soundfile  # here, since it is slow to import
+  """Writes (samples,) float32 at 16 kHz as a 16-bit wav file."""
+  import soundfile  # slow to import
 
   soundfile.write(path, samples, audio.SAMPLE_RATE, subtype="PCM_16", format="WAV")

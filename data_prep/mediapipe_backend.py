@@ -1,15 +1,15 @@
-"""Keypoints by MediaPipe: which passes are made, what is believed, how it is mapped.
+"""Detects keypoints with MediaPipe, in several passes over the video.
 
-1. Faces, twice a second: where there are several people, the part of the picture about
-   the largest is looked at.
-2. Holistic, each picture on its own: body, face, and hands to fall back on.
-3. The hand model on a square of 2.5 shoulder widths about the wrists, which finds hands
-   nearer to the truth than Holistic (docs/data_preparation.md has the figures).
-4. Where that gave no hand, or none to believe (`rules.hand_rules`): Holistic's hand,
+1. Face detection, twice a second: if there are several people, the later passes are
+   restricted to the part of the picture around the largest face.
+2. Holistic, on each picture independently: body, face, and fallback hands.
+3. The hand model, on a square of 2.5 shoulder widths around each wrist; it is more
+   accurate than Holistic (docs/data_preparation.md has the figures).
+4. Where `rules.hand_rules` rejects the hand or none was found: the hand of Holistic,
    then the hand model on smaller squares.
 
-The passes run in another environment (`mediapipe_worker`); each leaves its files in the
-video's folder, so that a killed run goes on from there.
+The passes run in a separate environment (`mediapipe_worker`). Each writes its results
+to the folder of the video, so that an interrupted run can continue.
 """
 
 import dataclasses
@@ -24,7 +24,6 @@ import numpy as np
 
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
-
 from . import mediapipe_env, rules, workspace
 from .detection import CONFIDENCE, Detection, Origin
 from .transcode import read_canvas, read_source
@@ -33,10 +32,10 @@ from .workspace import Progress, Video
 _HERE = pathlib.Path(__file__).parent
 _CHUNK = 200  # pictures per file of results
 _FACES_PER_SECOND = 2
-_OFTEN = 0.2  # share of looks in which another person must be seen to count
-_HEAD = 1.5  # from the middle of a face box to above the hair, in its heights
-_SQUARES = (2.5, 1.4, 1.0)  # sides of the squares about the wrist, in shoulder widths
-_AROUND_HAND = 1.3  # of a square's side that must be left about the wrists in it
+_OFTEN = 0.2  # share of the searched pictures that must show another person
+_HEAD = 1.5  # centre of a face box to above the hair, in box heights
+_SQUARES = (2.5, 1.4, 1.0)  # sides of the squares around a wrist, in shoulder widths
+_AROUND_HAND = 1.3  # side of a shared square minus the largest distance of its wrists
 _PASSES = ("faces", "holistic", *(f"hands_{i}" for i in range(len(_SQUARES))))
 
 
@@ -46,7 +45,7 @@ def _mapping() -> dict[str, Any]:
 
 
 class MediaPipe:
-  """The backend that needs nothing but the videos."""
+  """The backend that needs only the videos."""
 
   def __init__(self, env: pathlib.Path, thresholds: rules.Thresholds):
     self._env = env
@@ -63,16 +62,16 @@ class MediaPipe:
     run = _Run(video, python, progress, self.parameters(video))
     picture = read_canvas(video).box
     box, notes = look_at(run.faces(picture), picture)
-    holistic = to_137(run.holistic(box))
+    holistic = to_openpose(run.holistic(box))
     keypoints = holistic.copy()
     for side in rules.SIDES:
       keypoints[:, :, rules.PARTS[f"{side}_hand"]] = 0
     origin = np.where(keypoints[:, 2] > 0, Origin.FOUND, Origin.MISSING)
-    first = _about_wrists(run, keypoints, 0)
+    first = _around_wrists(run, keypoints, 0)
     counts = self._take(keypoints, origin, first, box, Origin.FOUND)
     self._take(keypoints, origin, holistic, box, Origin.SECOND_PASS)
     for i in range(1, len(_SQUARES)):
-      again = _about_wrists(run, keypoints, i)
+      again = _around_wrists(run, keypoints, i)
       self._take(keypoints, origin, again, box, Origin.SECOND_PASS)
     run.remove()
     return Detection(keypoints, origin.astype(np.int8), counts, notes)
@@ -85,10 +84,10 @@ class MediaPipe:
     box: rules.Box,
     made_by: Origin,
   ) -> dict[str, int]:
-    """Fills missing hands, in place, with those that stand up to the rules.
+    """Fills missing hands, in place, with candidates that pass the rules.
 
     Returns:
-      Hands by the rule that rejected them.
+      Rule -> number of hands that it rejected.
     """
     missing = _missing_hands(keypoints)
     trial = keypoints.copy()
@@ -105,8 +104,8 @@ class MediaPipe:
     return counts
 
 
-def _about_wrists(run: "_Run", keypoints: np.ndarray, number: int) -> np.ndarray:
-  """(F, 3, 137) with the hands that the hand model finds for those still missing."""
+def _around_wrists(run: "_Run", keypoints: np.ndarray, number: int) -> np.ndarray:
+  """(F, 3, joints) with the missing hands that the hand model finds."""
   frames, sides, boxes = wrist_boxes(keypoints, _SQUARES[number], number == 0)
   if not len(frames):
     return np.zeros_like(keypoints)
@@ -120,18 +119,17 @@ def _about_wrists(run: "_Run", keypoints: np.ndarray, number: int) -> np.ndarray
 def look_at(
   faces: tuple[np.ndarray, np.ndarray, int], picture: rules.Box
 ) -> tuple[rules.Box, list[str]]:
-  """The part of the picture that holds the largest person.
+  """The part of the picture that shows the largest person.
 
-  Where another face is seen often beside the largest, the picture is cut half way to
-  it; where one is seen above or below, over the head of the lower one, whose body is
-  below it.
+  If another face is often beside the largest face, the picture is cut half way between
+  them; if it is often above or below, just above the head of the lower person.
 
   Args:
-    faces: boxes (n, 4), the number of the picture each is in, pictures looked at.
-    picture: x, y, width, height of the whole.
+    faces: boxes (n, 4), picture number of each box, number of pictures searched.
+    picture: x, y, width, height of the whole picture.
 
   Returns:
-    x, y, width, height; and a note if it is not the whole picture.
+    x, y, width, height; and a note if this is not the whole picture.
   """
   boxes, numbers, looks = faces
   is_main = _largest(boxes, numbers)
@@ -141,7 +139,7 @@ def look_at(
   main = np.median(middles[is_main], axis=0)
   off = middles - main
   beside, after = np.abs(off[:, 0]) >= np.abs(off[:, 1]), (off > 0).T
-  head = middles[:, 1] - _HEAD * boxes[:, 3]  # its upper end
+  head = middles[:, 1] - _HEAD * boxes[:, 3]  # top of the head
   left, top = picture[:2]
   right, bottom = left + picture[2], top + picture[3]
 
@@ -160,14 +158,14 @@ def look_at(
   if seen(~beside & after[1]):
     bottom = min(bottom, round(np.median(head[~beside & after[1] & ~is_main])))
   note = (
-    f"several people: only x {left}-{right}, y {top}-{bottom} of the canvas, about the "
-    "largest face, is looked at"
+    f"several people: only x {left}-{right}, y {top}-{bottom} of the canvas, around "
+    "the largest face, is used"
   )
   return (left, top, right - left, bottom - top), [note]
 
 
 def _largest(boxes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-  """(n,) bool: of the boxes the largest of each picture."""
+  """(n,) bool: the largest box of each picture."""
   areas = boxes[:, 2] * boxes[:, 3]
   largest = np.zeros(len(boxes), bool)
   for number in np.unique(numbers):
@@ -179,16 +177,18 @@ def _largest(boxes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 # --- mapping ---
 
 
-def to_137(raw: dict[str, np.ndarray]) -> np.ndarray:
-  """Raw landmarks of Holistic -> (F, 3, 137); confidence of the body is visibility.
+def to_openpose(raw: dict[str, np.ndarray]) -> np.ndarray:
+  """Converts raw landmarks of Holistic to OpenPose keypoints (F, 3, joints).
+
+  The confidence of body points is MediaPipe's visibility.
 
   Args:
     raw: pose (F, 33, 3), face (F, 478, 2), left and right (F, 21, 2), canvas pixels,
       NaN where not found.
   """
-  keypoints = np.zeros((len(raw["pose"]), 3, len(kp.KEYPOINTS_137)), np.float32)
+  keypoints = np.zeros((len(raw["pose"]), 3, kp.OPENPOSE.num_joints), np.float32)
   for name, sources in _mapping()["body"].items():
-    keypoints[:, :, kp.INDEX_137[name]] = raw["pose"][:, sources].mean(1)
+    keypoints[:, :, kp.OPENPOSE.index[name]] = raw["pose"][:, sources].mean(1)
   for part, points in (
     ("face", raw["face"][:, _mapping()["face"]]),
     ("left_hand", raw["left"]),
@@ -201,27 +201,26 @@ def to_137(raw: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _missing_hands(keypoints: np.ndarray) -> np.ndarray:
-  """(F, 2) bool, left and right."""
+  """(F, 2) bool: left and right hand."""
   hands = [keypoints[:, 2, rules.PARTS[f"{side}_hand"]] for side in rules.SIDES]
   return np.stack([(hand == 0).any(1) for hand in hands], 1)
 
 
-# --- hands about the wrist ---
+# --- hands around the wrists ---
 
 
 def wrist_boxes(
   keypoints: np.ndarray, size: float, together: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Squares about the wrists of the missing hands.
+  """Squares around the wrists of the missing hands.
 
   Args:
-    keypoints: (F, 3, 137).
+    keypoints: (F, 3, joints).
     size: side of the square in shoulder widths.
-    together: one square for both hands of a frame, if their wrists are so near that
-      both hands are well inside.
+    together: use one square for both hands of a frame if it is large enough.
 
   Returns:
-    Ascending frames (n,), sides (n,) as index into `rules.SIDES`, boxes (n, 4) int.
+    Ascending frames (n,), sides (n,) as indices into `rules.SIDES`, boxes (n, 4) int.
   """
   wrists = np.stack([rules.point(keypoints, f"{s}_wrist") for s in rules.SIDES], 1)
   unit = rules.shoulder_width(keypoints)
@@ -245,18 +244,19 @@ def from_squares(
   points: np.ndarray,
   is_left: np.ndarray,
 ) -> np.ndarray:
-  """Of the hands found in each square the likelier one.
+  """Chooses the more likely of the two hands found in each square.
 
-  That is the one labelled as the wanted hand; of two such, the one nearer the wrist.
+  A hand with the label of the requested side takes precedence; between hands with the
+  same label, the one nearer to the wrist does.
 
   Args:
-    keypoints: (F, 3, 137) so far.
+    keypoints: (F, 3, joints) so far.
     frames, sides: (n,) of the requests, see `wrist_boxes`.
     points: (n, 2, 21, 2) canvas pixels, NaN where fewer hands were found.
-    is_left: (n, 2) label of the hands.
+    is_left: (n, 2) labels of the hands.
 
   Returns:
-    (F, 3, 137) with nothing but these hands.
+    (F, 3, joints) with the chosen hands only.
   """
   wrists = np.stack([rules.point(keypoints, f"{s}_wrist") for s in rules.SIDES], 1)
   off = np.linalg.norm(points[:, :, 0] - wrists[frames, sides][:, None], axis=-1)
@@ -272,11 +272,11 @@ def from_squares(
   return hands
 
 
-# --- the other environment ---
+# --- the MediaPipe environment ---
 
 
 class _Run:
-  """Passes of the worker over one video, kept until the video is done."""
+  """Runs the passes of the worker over one video; keeps results until it is done."""
 
   def __init__(
     self, video: Video, python: pathlib.Path, progress: Progress, parameters: Any
@@ -287,7 +287,7 @@ class _Run:
     self._pictures = len(read_source(video)["times"])
     self._fps = self._pictures / max(read_source(video)["times"][-1], 1e-3)
     self._folder = video.folder / "mediapipe"
-    # What an earlier run left is of use only for the same video and parameters.
+    # Results of an earlier run are valid only for the same video and parameters.
     transcoded = workspace.read_stamp(video.folder, "transcode")
     key = workspace.digest([transcoded, parameters])
     if workspace.read_stamp(self._folder, "passes") != key:
@@ -298,7 +298,7 @@ class _Run:
     shutil.rmtree(self._folder, ignore_errors=True)
 
   def faces(self, box: rules.Box) -> tuple[np.ndarray, np.ndarray, int]:
-    """See `look_at`."""
+    """Faces in the box, see `look_at`."""
     every = max(1, round(self._fps / _FACES_PER_SECOND))
     output = self._folder / "faces.npz"
     job = {"task": "faces", "box": box, "every": every, "output": str(output)}
@@ -307,14 +307,14 @@ class _Run:
     return found["boxes"], found["numbers"], -(-self._pictures // every)
 
   def holistic(self, box: rules.Box) -> dict[str, np.ndarray]:
-    """See `to_137`."""
+    """Landmarks of Holistic in the box, see `to_openpose`."""
     raw = self._in_chunks("holistic", task="holistic", box=box)
     return {part: _fit(values, self._pictures) for part, values in raw.items()}
 
   def hands(
     self, number: int, frames: np.ndarray, boxes: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """See `from_squares`."""
+    """Hands in the boxes of the frames, see `from_squares`."""
     name = f"hands_{number}"
     requests = self._folder / f"{name}.npz"
     workspace.write_npz(requests, frames=frames, boxes=boxes)
@@ -329,7 +329,7 @@ class _Run:
     return {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
 
   def _work(self, name: str, result: pathlib.Path, **job: Any) -> None:
-    """Runs the worker unless its result is there; tells the progress."""
+    """Runs the worker unless its result exists; reports progress."""
     begin = _PASSES.index(name) / len(_PASSES)
     self._progress(begin)
     if result.exists():
@@ -351,11 +351,7 @@ class _Run:
 
 
 def _fit(values: np.ndarray, count: int) -> np.ndarray:
-  """Exactly `count` rows: readers may differ in the last picture."""
+  """Trims or pads with NaN to `count` rows: decoders may differ in the last picture."""
   missing = max(0, count - len(values))
-  return np.concatenate(
-    [
-      values[:count],
-      np.full((missing, *values.shape[1:]), np.nan, values.dtype),
-    ]
-  )
+  padding = np.full((missing, *values.shape[1:]), np.nan, values.dtype)
+  return np.concatenate([values[:count], padding])

@@ -1,9 +1,9 @@
-"""The environment of its own that MediaPipe runs in (it needs an older NumPy).
+"""Creates the separate environment for MediaPipe, which needs an older NumPy.
 
     python -m data_prep.mediapipe_env [--path=DIR] [--python=PYTHON]
 
-makes it once, in about a minute and 400 MB; `prepare` does it by itself when needed.
-The versions are pinned in `mediapipe_requirements.txt`, the models are in the wheel.
+takes about a minute and 400 MB; `prepare` does it on first use. The versions are pinned
+in `mediapipe_requirements.txt`; the models are part of the MediaPipe wheel.
 """
 
 import hashlib
@@ -17,18 +17,17 @@ from absl import flags
 
 from sdt_jax import cli
 from sdt_jax.errors import UserError
-
 from .options import DEFAULT_ENV
 
 _REQUIREMENTS = pathlib.Path(__file__).with_name("mediapipe_requirements.txt")
-_PYTHONS = ("python3.11", "python3.12", "python3.10")  # that there are wheels for
+_PYTHONS = ("python3.11", "python3.12", "python3.10")  # with MediaPipe wheels
 _INSTEAD = (
-  "or use keypoints of OpenPose: --keypoints=openpose --openpose_dir=<JSON folders>"
+  "or use OpenPose keypoints: --keypoints=openpose --openpose_dir=<JSON folders>"
 )
 
 
 def version() -> str:
-  """Changes with the pinned versions."""
+  """Hash of the pinned versions."""
   return hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:12]
 
 
@@ -39,27 +38,27 @@ def python_of(folder: pathlib.Path) -> pathlib.Path:
 
 
 def ensure(folder: pathlib.Path, python: str | None = None) -> pathlib.Path:
-  """Makes the environment unless it is there.
+  """Creates the environment if it does not exist.
 
   Args:
-    folder: where it is to be.
-    python: interpreter to make it from; without it, a fitting one is looked for.
+    folder: folder of the environment.
+    python: interpreter to create it with; by default a suitable one is searched.
 
   Returns:
-    Its interpreter.
+    The interpreter of the environment.
 
   Raises:
-    UserError: there is no fitting Python, or the packages cannot be installed.
+    UserError: there is no suitable Python, or the packages cannot be installed.
   """
   marker = folder / "sdt_jax_version"
   if marker.is_file() and marker.read_text() == version():
     return python_of(folder)
   if folder.exists() and not marker.is_file() and any(folder.iterdir()):
-    raise UserError(f"{folder}: holds something else; choose another folder for it")
+    raise UserError(f"{folder}: holds something else; choose another folder")
   print(f"making the MediaPipe environment in {folder}", file=sys.stderr)
   unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
   try:
-    _make(unfinished, python or _find_python())
+    _create(unfinished, python or _find_python())
     (unfinished / marker.name).write_text(version())
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -69,12 +68,12 @@ def ensure(folder: pathlib.Path, python: str | None = None) -> pathlib.Path:
 
 
 def _find_python() -> str:
-  """This interpreter, or another one that there are wheels for."""
+  """This interpreter if MediaPipe has wheels for it, or else another one."""
   candidates = [shutil.which(name) for name in _PYTHONS]
   if f"python3.{sys.version_info.minor}" in _PYTHONS:
     candidates.insert(0, sys.executable)
   for candidate in filter(None, candidates):
-    # A version manager's stand-in may be there without the version behind it.
+    # The shim of a version manager may exist without the interpreter.
     if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
       return candidate
   raise UserError(
@@ -84,7 +83,7 @@ def _find_python() -> str:
   )
 
 
-def _make(folder: pathlib.Path, python: str) -> None:
+def _create(folder: pathlib.Path, python: str) -> None:
   install = ["-m", "pip", "install", "--quiet", "--no-deps", "--requirement"]
   check = "from mediapipe.python.solutions import face_detection, hands, holistic"
   for command in (
@@ -112,5 +111,5 @@ def main() -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("path", str(DEFAULT_ENV), "Folder of the environment.")
-  flags.DEFINE_string("python", None, "Python 3.10 to 3.12 to make it from.")
+  flags.DEFINE_string("python", None, "Python 3.10 to 3.12 to create it with.")
   cli.run(main)

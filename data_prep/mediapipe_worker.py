@@ -1,14 +1,14 @@
-"""Runs MediaPipe over a video; a program of MediaPipe's own environment.
+"""Runs MediaPipe over a video; this program runs in the MediaPipe environment.
 
     python -I mediapipe_worker.py JOB.json
 
-The job names a task ("faces", "holistic" or "hands"), the video, the box of it to look
-at (x, y, width, height) and the file or folder to write. Landmarks come out raw, in
-pixels of the whole picture, NaN where nothing was found; what they mean is decided by
-the caller (`mediapipe_backend`). After every few frames their number is printed.
+A job gives a task ("faces", "holistic" or "hands"), the video, the box of the picture
+to process (x, y, width, height) and the output file or folder. Raw landmarks are
+written, in pixels of the whole picture, NaN where nothing was found; the caller
+(`mediapipe_backend`) interprets them. Every ten frames, the frame count is printed.
 
-It must import nothing of this project: the other environment has only
-`mediapipe_requirements.txt`.
+This file must not import this project: only `mediapipe_requirements.txt` is installed
+in the MediaPipe environment.
 """
 
 import json
@@ -27,7 +27,7 @@ _PARTS = {"pose": (33, 3), "face": (478, 2), "left": (21, 2), "right": (21, 2)}
 
 
 def _read(job):
-  """Yields the function that decodes the next picture, for each picture."""
+  """Yields, for each picture, a function that decodes it."""
   video = cv2.VideoCapture(job["video"])
   count = 0
   while video.grab():
@@ -37,18 +37,18 @@ def _read(job):
     yield lambda: video.retrieve()[1][..., ::-1]
 
 
-def _cut(picture, box):
-  """The box (x, y, width, height) of a picture, black where it lies outside."""
+def _crop(picture, box):
+  """The box (x, y, width, height) of a picture, black outside of the picture."""
   x, y, w, h = box
   inside = picture[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)]
-  cut = np.zeros((h, w, 3), np.uint8)
+  crop = np.zeros((h, w, 3), np.uint8)
   top, left = max(0, -y), max(0, -x)
-  cut[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-  return cut
+  crop[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+  return crop
 
 
 def _points(landmarks, box, shape):
-  """Landmarks as `shape` = (points, 2 or 3): x, y in picture pixels and visibility."""
+  """Landmarks as (points, 2 or 3) = `shape`: x, y in picture pixels and visibility."""
   if landmarks is None:
     return np.full(shape, np.nan, np.float32)
   rows = [(p.x, p.y, p.visibility)[: shape[1]] for p in landmarks.landmark]
@@ -65,38 +65,37 @@ def _write(path, **arrays):
 
 
 def run_faces(job):
-  """Every `every`-th picture: boxes (n, 4) of faces and which picture each is of."""
+  """Faces in every `every`-th picture: boxes (n, 4) and their picture numbers."""
   boxes, numbers = [], []
   finder = face_detection.FaceDetection(model_selection=1)
   x, y, w, h = job["box"]
   for number, retrieve in enumerate(_read(job)):
     if number % job["every"]:
       continue
-    for face in finder.process(_cut(retrieve(), job["box"])).detections or []:
+    for face in finder.process(_crop(retrieve(), job["box"])).detections or []:
       b = face.location_data.relative_bounding_box
       boxes.append((b.xmin * w + x, b.ymin * h + y, b.width * w, b.height * h))
       numbers.append(number)
   _write(job["output"], boxes=np.reshape(boxes, (-1, 4)), numbers=np.array(numbers))
 
 
-def _in_chunks(job, make_look):
-  """Looks at every picture and writes the results in files of `chunk` pictures each.
+def _in_chunks(job, make_detector):
+  """Processes every picture and writes the results in files of `chunk` pictures each.
 
-  A file that is there is not made again, so a killed run goes on from the last one.
-  `make_look()` gives a function `look(number, retrieve)`, which gives a list of
-  results, each a dictionary of arrays. It is made anew for each file, since MediaPipe
-  remembers the pictures before also where it is told not to: so a file depends on its
-  own pictures alone.
+  Existing files are kept, so an interrupted run continues after the last one.
+  `make_detector()` returns a function `detect(number, retrieve)`, which returns a list
+  of dictionaries of arrays. Each file gets a new detector, since MediaPipe keeps state
+  between pictures even in static mode and a file must depend on its own pictures only.
   """
-  results, path, look = [], None, None
+  results, path, detect = [], None, None
   for number, retrieve in enumerate(_read(job)):
     if number % job["chunk"] == 0:
       _write_chunk(path, results)
       results = []
       path = os.path.join(job["output"], f"{number // job['chunk']:06d}.npz")
-      look = None if os.path.exists(path) else make_look()
-    if look:
-      results += look(number, retrieve)
+      detect = None if os.path.exists(path) else make_detector()
+    if detect:
+      results += detect(number, retrieve)
   _write_chunk(path, results)
   with open(os.path.join(job["output"], "done"), "w"):
     pass
@@ -110,13 +109,13 @@ def _write_chunk(path, results):
 def run_holistic(job):
   """Body, face and hands of the person in each picture."""
 
-  def make_look():
+  def make_detector():
     finder = holistic.Holistic(
       static_image_mode=True, model_complexity=1, refine_face_landmarks=True
     )
 
-    def look(_, retrieve):
-      found = finder.process(_cut(retrieve(), job["box"]))
+    def detect(_, retrieve):
+      found = finder.process(_crop(retrieve(), job["box"]))
       landmarks = (
         found.pose_landmarks,
         found.face_landmarks,
@@ -126,37 +125,37 @@ def run_holistic(job):
       parts = zip(_PARTS.items(), landmarks, strict=True)
       return [{name: _points(part, job["box"], shape) for (name, shape), part in parts}]
 
-    return look
+    return detect
 
-  _in_chunks(job, make_look)
+  _in_chunks(job, make_detector)
 
 
 def run_hands(job):
   """Up to two hands in each of the requested boxes.
 
-  `requests` is an npz of frames (n,) and boxes (n, 4). A result has points (2, 21, 2)
-  and is_left (2,).
+  `requests` is an npz of frames (n,) and boxes (n, 4). Each result has points
+  (2, 21, 2) and is_left (2,).
   """
   with np.load(job["requests"]) as npz:
     frames, boxes = npz["frames"], npz["boxes"]
 
-  def make_look():
+  def make_detector():
     finder = hands.Hands(
       static_image_mode=True, max_num_hands=2, min_detection_confidence=0.3
     )
 
-    def look(number, retrieve):
+    def detect(number, retrieve):
       wanted = [tuple(box) for box in boxes[frames == number]]
       picture = retrieve() if wanted else None
       found = {
-        box: _hands_in(finder.process(_cut(picture, box)), box)
+        box: _hands_in(finder.process(_crop(picture, box)), box)
         for box in dict.fromkeys(wanted)
       }
       return [found[box] for box in wanted]
 
-    return look
+    return detect
 
-  _in_chunks(job, make_look)
+  _in_chunks(job, make_detector)
 
 
 def _hands_in(found, box):
@@ -164,7 +163,7 @@ def _hands_in(found, box):
   is_left = np.zeros(2, bool)
   for i, hand in enumerate((found.multi_hand_landmarks or [])[:2]):
     points[i] = _points(hand, box, (21, 2))
-    # The labels are those of a mirrored picture.
+    # MediaPipe assumes a mirrored picture.
     is_left[i] = found.multi_handedness[i].classification[0].label == "Right"
   return {"points": points, "is_left": is_left}
 

@@ -1,4 +1,4 @@
-"""Keypoints from folders of OpenPose JSON, one file per picture of the video."""
+"""Reads keypoints from folders of OpenPose JSON, one file per picture."""
 
 import pathlib
 from typing import Any
@@ -7,18 +7,17 @@ import numpy as np
 
 from sdt_jax.errors import UserError
 from sdt_jax.exports import openpose
-
 from . import workspace
 from .detection import Detection, Origin
 from .transcode import read_canvas, read_source
 from .workspace import Progress, Video
 
-# Readers differ in whether the last picture or two of a damaged file count.
+# Decoders may differ by a picture or two at the end of a damaged file.
 _MAX_MISCOUNT = 2
 
 
 class OpenPose:
-  """Reads `<folder>/<video stem>/` or `<folder>/<video stem>.openpose/`."""
+  """Reads `<folder>/<video stem>/`, `<stem>.openpose/` or `<stem>_json/`."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
@@ -41,7 +40,7 @@ class OpenPose:
     if abs(len(pixels) - pictures) > _MAX_MISCOUNT:
       raise UserError(
         f"{folder}: {len(pixels)} JSON files, but {video.path.name} has {pictures} "
-        "pictures; run OpenPose on this very file, without --frame_step"
+        "pictures; run OpenPose on this file, without --frame_step"
       )
     found = pixels[:, 2] > 0
     if found.any() and np.abs(pixels[:, :2]).max() <= 1.5:

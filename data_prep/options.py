@@ -1,4 +1,4 @@
-"""The flags, the same for every stage, and the record they become."""
+"""The flags, which are the same for every stage, as a dataclass."""
 
 import dataclasses
 import functools
@@ -18,19 +18,19 @@ DEFAULT_ENV = pathlib.Path.home() / ".cache" / "sdt_jax" / "mediapipe"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a stage is told.
+  """Options of all stages.
 
   Attributes:
-    videos: folder of the speaker's videos.
+    videos: folder of the videos of the speaker.
     speaker: name of the new speaker.
-    root: folder of speaker packs; the pack becomes `root/speaker`.
-    keypoints: which backend finds them, "mediapipe" or "openpose".
+    root: folder of speaker packs; the pack is `root/speaker`.
+    keypoints: the backend, "mediapipe" or "openpose".
     openpose_dir: for "openpose": folder with `<video stem>/` of JSON files.
     split_by: "time" (one end of each video is dev) or "video" (whole videos are).
-    seed: of the split.
-    workers: videos at a time.
-    skip_bad_videos: leave unusable videos out (the report lists them).
-    mediapipe_env: folder of the environment that MediaPipe runs in.
+    seed: seed of the split.
+    workers: number of videos processed in parallel.
+    skip_bad_videos: skip unusable videos; the report lists them.
+    mediapipe_env: folder of the MediaPipe environment.
   """
 
   videos: pathlib.Path
@@ -47,7 +47,7 @@ class Options:
   def __post_init__(self) -> None:
     speaker = self.speaker
     if not speaker or speaker.startswith(".") or pathlib.Path(speaker).name != speaker:
-      raise UserError(f"--speaker={speaker!r} cannot name a folder; use a plain name")
+      raise UserError(f"--speaker={speaker!r} is not a folder name; use a plain name")
     if not self.videos.is_dir():
       raise UserError(f"--videos={self.videos}: no such folder")
     if self.keypoints == "openpose" and self.openpose_dir is None:
@@ -55,53 +55,50 @@ class Options:
     if self.keypoints != "openpose" and self.openpose_dir is not None:
       raise UserError(f"--openpose_dir={self.openpose_dir}: add --keypoints=openpose")
     if self.workers < 1:
-      raise UserError(f"--workers={self.workers}: at least 1 is needed")
+      raise UserError(f"--workers={self.workers}: must be at least 1")
     if self.openpose_dir is not None and not self.openpose_dir.is_dir():
       raise UserError(
-        f"--openpose_dir={self.openpose_dir}: no such folder; it must hold one of JSON "
-        "files for each video"
+        f"--openpose_dir={self.openpose_dir}: no such folder; it must contain a folder "
+        "of JSON files for each video"
       )
 
 
 def command(stage: Callable[[Options], object]) -> None:
-  """Runs a stage as a program: flags -> `Options` -> `stage`."""
-
-  @functools.wraps(stage)  # --help shows the docstring and flags of its module
-  def main() -> None:
-    stage(from_flags())
+  """Runs a stage as a program, with `Options` from the command line."""
 
   _define_flags()
-  cli.run(main)
+  # `wraps`: --help shows the docstring of the stage's module.
+  cli.run(functools.wraps(stage)(lambda: stage(from_flags())))
 
 
 def _define_flags() -> None:
-  # Defined when a program starts, not on import: other programs have flags of the
-  # same names. They count as those of the program, so that --help shows them.
+  # Defined when a program starts, not on import, since other programs have flags of the
+  # same names. They are registered for the calling program, so that --help shows them.
   flags.disclaim_key_flags()
   flags.DEFINE_string("videos", None, "Folder of videos of one person.")
   flags.DEFINE_string("speaker", None, "Name of the new speaker.")
-  flags.DEFINE_string("root", None, "Folder of speaker packs to add it to.")
-  flags.DEFINE_enum("keypoints", "mediapipe", BACKENDS, "What finds the keypoints.")
+  flags.DEFINE_string("root", None, "Folder of speaker packs to write to.")
+  flags.DEFINE_enum("keypoints", "mediapipe", BACKENDS, "Keypoint detector.")
   flags.DEFINE_string("openpose_dir", None, "Folder of <video stem>/*.json.")
   flags.DEFINE_enum(
-    "split_by", "time", SPLITS, "Dev is one end of each video, or whole videos."
+    "split_by", "time", SPLITS, "Whether dev is one end of each video or whole videos."
   )
   flags.DEFINE_integer("seed", 0, "Seed of the split.", lower_bound=0)
   flags.DEFINE_integer(
-    "workers", max(1, (os.cpu_count() or 1) // 2), "Videos worked on at a time."
+    "workers", max(1, (os.cpu_count() or 1) // 2), "Videos processed in parallel."
   )
-  flags.DEFINE_bool("skip_bad_videos", False, "Leave unusable videos out.")
+  flags.DEFINE_bool("skip_bad_videos", False, "Skip unusable videos.")
   flags.DEFINE_string(
-    "mediapipe_env", str(DEFAULT_ENV), "Environment that MediaPipe runs in."
+    "mediapipe_env", str(DEFAULT_ENV), "Folder of the MediaPipe environment."
   )
   flags.mark_flags_as_required(["videos", "speaker", "root"])
 
 
 def from_flags() -> Options:
-  """The options of the parsed flags.
+  """The options given by the parsed flags.
 
   Raises:
-    UserError: a value cannot be.
+    UserError: a value is invalid.
   """
   values = {
     field.name: getattr(flags.FLAGS, field.name)

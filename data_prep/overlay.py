@@ -1,4 +1,4 @@
-"""Draws keypoints over the picture that they were found in."""
+"""Draws keypoints over the picture in which they were detected."""
 
 import itertools
 
@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from sdt_jax import keypoints as kp
-
 from .detection import Origin
 
 _ORIGIN_COLORS = {
@@ -18,7 +17,7 @@ LEGEND = "green: found, yellow: second pass, red: interpolated"
 
 _HEAD = (("neck", "nose", "right_eye"), ("nose", "left_eye"))
 _CHAINS = [
-  np.array([kp.INDEX_137[name] for name in chain])
+  kp.OPENPOSE.indices(*chain)
   for chain in (
     kp.ARM_CHAIN,
     *_HEAD,
@@ -30,12 +29,12 @@ _CHAINS = [
 
 
 def draw(picture: np.ndarray, keypoints: np.ndarray, origin: np.ndarray) -> np.ndarray:
-  """A copy of the picture with the skeleton, each line in the colour of its origin.
+  """Draws the skeleton on a copy of the picture, coloured by origin.
 
   Args:
     picture: (720, 1280, 3) uint8 RGB canvas.
-    keypoints: (3, 137) canvas pixels and confidence.
-    origin: (137,) of `Origin`; a line has the more doubtful one of its ends.
+    keypoints: (3, joints) canvas pixels and confidence.
+    origin: (joints,) `Origin`; a line has that of its less reliable end.
   """
   drawn = picture.copy()
   pixels = np.rint(keypoints[:2].T).astype(int)

@@ -1,32 +1,23 @@
-"""All stages, one after the other: videos -> a speaker to train on.
+"""Runs all stages, which turn videos into a speaker to train on.
 
     python -m data_prep.prepare --videos=DIR --speaker=NAME --root=DATA
       [--keypoints=mediapipe|openpose --openpose_dir=DIR] [--workers=N]
       [--split_by=time|video] [--seed=N] [--skip_bad_videos]
 
-May be stopped and started again at any time. On two cores MediaPipe takes about as long
-as the videos last at 30 frames/s; everything else is several times faster.
+It can be interrupted and restarted at any time. On two cores, MediaPipe processes
+videos of 30 frames/s in real time; everything else is several times faster.
 """
 
-from . import (
-  clean,
-  clips,
-  keypoints,
-  report,
-  rescale,
-  split,
-  statistics,
-  transcode,
-  workspace,
-)
+from . import clean, clips, keypoints, report, rescale, split, statistics, transcode
 from .options import Options, command
+from .workspace import pack_folder
 
 
 def run(options: Options) -> None:
-  """Runs all stages; the report is written also where the split fails.
+  """Runs all stages; the report is written even if the split fails.
 
   Raises:
-    UserError: as the stages.
+    UserError: a stage failed.
   """
   for stage in (transcode, keypoints, clean, rescale, clips):
     stage.run(options)
@@ -36,7 +27,7 @@ def run(options: Options) -> None:
   finally:
     report.run(options)
   print(
-    f"look at {workspace.pack_folder(options) / report.FILE_NAME}, then train with\n"
+    f"look at {pack_folder(options) / report.FILE_NAME}, then train with\n"
     "  python -m sdt_jax.programs.train --config=sdt_bp "
     "--config.dataset.name=speech2gesture "
     f"--config.dataset.root={options.root} --config.dataset.speaker={options.speaker}"

@@ -1,7 +1,7 @@
-"""The data report: one HTML file, pictures inside, of what came of the videos.
+"""The data report: one HTML file, with embedded pictures, on the quality of the data.
 
-Leaves `report.html` in the pack. What is measured is in `measures`; `warnings` says
-what a person can do about it.
+Writes `report.html` to the pack. The measurements are in `measures`; `warnings` names
+problems and remedies.
 """
 
 import base64
@@ -19,7 +19,6 @@ import numpy as np
 
 from sdt_jax import audio, audio_file
 from sdt_jax.files import replacing
-
 from . import measures, media, overlay, workspace
 from .detection import Origin
 from .options import Options, command
@@ -33,7 +32,7 @@ _EXAMPLES = 3
 _THUMBNAILS = 24
 _THUMBNAIL_SIZE = (240, 135)
 _EXAMPLE_SIZE = (640, 360)
-_COLORS = {  # of the strips, by `Origin`
+_COLORS = {  # of the timelines
   Origin.MISSING: (40, 40, 48),
   Origin.FOUND: (88, 180, 110),
   Origin.SECOND_PASS: (245, 200, 80),
@@ -43,11 +42,11 @@ _COLORS = {  # of the strips, by `Origin`
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """Everything the report says of one video; shares are 0 to 1, lengths in px."""
+  """The content of the report on one video; shares are 0 to 1, lengths in px."""
 
   video: Video
   source: dict[str, Any]
-  found: dict[str, Any]  # the backend's counts and notes
+  found: dict[str, Any]  # counts and notes of the backend
   rules: dict[str, int]
   factor: float
   kept: int
@@ -70,7 +69,7 @@ class Facts:
 
 
 def gather(video: Video) -> Facts:
-  """Reads and measures what the stages left."""
+  """Reads and measures the results of the stages."""
   folder = video.folder
   found, _ = workspace.read_keypoints(folder / "keypoints.npz")
   keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
@@ -101,32 +100,32 @@ def gather(video: Video) -> Facts:
 
 
 def warnings(facts: Facts) -> list[str]:
-  """What a person should look at or can mend, one sentence each."""
-  said = list(facts.found["notes"])
+  """Problems that the user should check or can fix, one sentence each."""
+  found = list(facts.found["notes"])
   times, sound = facts.source["times"], facts.source["sound_seconds"]
   if times[-1] - sound > 1 / audio.FPS:
-    said.append(
-      f"the sound ends {times[-1] - sound:.1f} s before the picture; what is after it "
-      "is not used"
+    found.append(
+      f"the sound ends {times[-1] - sound:.1f} s before the picture; the rest of the "
+      "video is not used"
     )
   rate = (len(times) - 1) / max(times[-1], 1e-3)
   if rate < 0.95 * audio.FPS:
-    said.append(
+    found.append(
       f"only {rate:.1f} pictures/s, so motion between them is interpolated; use a "
-      f"recording of at least {audio.FPS}"
+      f"recording with at least {audio.FPS}"
     )
-  said += _lag_warning(facts) + _window_warnings(facts)
+  found += _lag_warning(facts) + _window_warnings(facts)
   if facts.profile > 0.05:
-    said.append(
-      f"the face is turned aside in {facts.profile:.0%} of the frames; its hidden half "
+    found.append(
+      f"the face is in profile in {facts.profile:.0%} of the frames; its hidden half "
       "is a guess"
     )
   if facts.factor > 2.5:
-    said.append(
-      f"the person is small (shoulders {331 / facts.factor:.0f} px of 1280); crop the "
-      "video about the person, hands are found better then"
+    found.append(
+      f"the person is small (shoulders {331 / facts.factor:.0f} of 1280 px); crop the "
+      "video around the person to improve hand detection"
     )
-  return said
+  return found
 
 
 def _lag_warning(facts: Facts) -> list[str]:
@@ -136,9 +135,9 @@ def _lag_warning(facts: Facts) -> list[str]:
   seconds = lag / audio.FPS
   what = "late" if lag > 0 else "early"
   return [
-    f"mouth and sound fit best if the picture is {abs(seconds):.2f} s {what}; if so, "
+    f"mouth and sound suggest that the picture is {abs(seconds):.2f} s {what}; if so, "
     f"ffmpeg -i FILE -itsoffset {seconds:.2f} -i FILE -map 0:v -map 1:a -c copy NEW "
-    "moves the sound"
+    "shifts the sound"
   ]
 
 
@@ -149,21 +148,21 @@ def _at_zero(facts: Facts) -> float:
 def _window_warnings(facts: Facts) -> list[str]:
   if not facts.windows:
     need = audio.CLIP_FRAMES / audio.FPS
-    return [f"too short for a clip of {need:.2f} s; it gives none"]
+    return [f"too short for a clip of {need:.2f} s, so none was cut"]
   lost = 1 - facts.kept / facts.windows
   reason, count = max(facts.dropped.items(), key=lambda item: item[1])
   if lost <= 0.3:
     return []
   remedy = {
-    "left hand missing": "choose stretches with both hands in the picture",
-    "right hand missing": "choose stretches with both hands in the picture",
-    "body missing": "choose stretches in which both arms are in the picture",
-    "face missing": "choose stretches in which the person faces the camera",
-    "another shot": "cut the video at its shots and give the pieces",
-    "no sound": "give the sound in full length",
+    "left hand missing": "use parts of the video that show both hands",
+    "right hand missing": "use parts of the video that show both hands",
+    "body missing": "use parts of the video that show both arms",
+    "face missing": "use parts of the video in which the person faces the camera",
+    "another shot": "split the video into its shots",
+    "no sound": "provide sound for the whole video",
   }[reason]
   return [
-    f"{lost:.0%} of its windows are dropped, most ({count}) for '{reason}': {remedy}"
+    f"{lost:.0%} of the windows were dropped, most ({count}) for '{reason}': {remedy}"
   ]
 
 
@@ -171,7 +170,7 @@ def _window_warnings(facts: Facts) -> list[str]:
 
 
 def _embedded(picture: np.ndarray, lossless: bool = False) -> str:
-  """A data URL of (H, W, 3) RGB."""
+  """(H, W, 3) RGB -> data URL."""
   kind = "png" if lossless else "jpeg"
   _, data = cv2.imencode(f".{kind}", np.ascontiguousarray(picture[..., ::-1]))
   return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
@@ -182,7 +181,7 @@ def _evenly(count: int, frames: int) -> list[int]:
 
 
 def _drawn(facts: Facts, frames: Sequence[int], size: tuple[int, int]):
-  """Pictures of the frames with the skeleton over them."""
+  """Yields frame number, time and picture with the skeleton of each frame."""
   keypoints, origin = workspace.read_keypoints(facts.video.folder / "clean.npz")
   seconds = [i / audio.FPS for i in frames]
   shown = media.pictures_at(facts.video.folder / "video.mp4", seconds)
@@ -193,7 +192,7 @@ def _drawn(facts: Facts, frames: Sequence[int], size: tuple[int, int]):
 
 
 def _contact_sheet(facts: Facts) -> np.ndarray:
-  """Small pictures over the whole video; a red frame where a part is missing."""
+  """Thumbnails of the whole video; a red border marks frames with missing parts."""
   width, height = _THUMBNAIL_SIZE
   tiles = []
   frames = _evenly(_THUMBNAILS, facts.frames)
@@ -211,7 +210,7 @@ def _contact_sheet(facts: Facts) -> np.ndarray:
 
 
 def _strips(facts: Facts, width: int = 960, height: int = 14) -> np.ndarray:
-  """A coloured strip over time for each part; the worst frame under each column."""
+  """A timeline for each part; each column has the colour of its worst frame."""
   table = np.array([_COLORS[o] for o in Origin], np.uint8)
   severity = [Origin.FOUND, Origin.SECOND_PASS, Origin.INTERPOLATED, Origin.MISSING]
   rank = np.argsort([int(o) for o in severity])
@@ -226,7 +225,7 @@ def _strips(facts: Facts, width: int = 960, height: int = 14) -> np.ndarray:
 
 
 def _lag_plot(facts: Facts) -> np.ndarray:
-  """The correlation of mouth and sound by lag, as bars."""
+  """Bar chart of the correlation of mouth and sound by lag."""
   width, height, middle = 420, 120, 70
   plot = np.full((height, width, 3), 255, np.uint8)
   step = width // len(facts.lag_curve)
@@ -282,7 +281,7 @@ def _part_table(facts: Facts) -> str:
         f"{facts.jitter[part]:.1f}",
       )
     )
-  head = ("part", "whole in frames, found", "whole, cleaned")
+  head = ("part", "complete, detected", "complete, cleaned")
   return _table(
     (*head, "found", "second pass", "interpolated", "jitter px/frame²"), rows
   )
@@ -294,13 +293,13 @@ def _rules_table(facts: Facts) -> str:
     for rule, count in counts.items():
       by_rule[rule][stage] += count
   rows = [(rule, *counts) for rule, counts in by_rule.items() if any(counts)]
-  return _table(("rule", "pictures, while finding", "frames, while cleaning"), rows)
+  return _table(("rule", "pictures, detection", "frames, cleaning"), rows)
 
 
 def _video_section(facts: Facts) -> str:
   name = html.escape(facts.video.name)
   probe, canvas = facts.source["probe"], facts.source["canvas"]
-  said = "".join(f"<li>{html.escape(w)}</li>" for w in warnings(facts))
+  problems = "".join(f"<li>{html.escape(w)}</li>" for w in warnings(facts))
   examples = "".join(
     f'<figure><img src="{_embedded(picture)}"><figcaption>{label}</figcaption></figure>'
     for _, label, picture in _drawn(
@@ -311,14 +310,14 @@ def _video_section(facts: Facts) -> str:
   parts = ", ".join(part.replace("_", " ") for part in facts.origins)
   return f"""
 <section><h2>{name}</h2>
-<p>{html.escape(facts.source["file"])}: {probe["width"]}x{probe["height"]}, turned by
+<p>{html.escape(facts.source["file"])}: {probe["width"]}x{probe["height"]}, rotated by
 {probe["rotation"]}°, {len(facts.source["times"])} pictures in
 {facts.source["times"][-1]:.2f} s, sound {facts.source["sound_seconds"]:.2f} s. On the
 canvas at x {canvas["x"]}, y {canvas["y"]}, {canvas["width"]}x{canvas["height"]}.
 Rescaled by {facts.factor:.4f}. Kept {facts.kept} of {facts.windows} windows.</p>
-<ul class="warn">{said}</ul>
+<ul class="warn">{problems}</ul>
 <div class="row">{examples}</div>
-<h3>Over time ({parts})</h3><img class="strip" src="{_embedded(_strips(facts), True)}">
+<h3>Timelines ({parts})</h3><img class="strip" src="{_embedded(_strips(facts), True)}">
 {_part_table(facts)}{_rules_table(facts)}
 <h3>Mouth opening against loudness, by lag in frames: {lag}</h3>
 <img src="{_embedded(_lag_plot(facts), True)}">
@@ -329,7 +328,7 @@ Rescaled by {facts.factor:.4f}. Kept {facts.kept} of {facts.windows} windows.</p
 def _split_line(pack: pathlib.Path) -> str:
   path = pack / "processed_137.csv"
   if not path.is_file():
-    return "no split could be made"
+    return "The clips could not be split"
   with path.open(newline="") as file:
     counts = collections.Counter(row["dataset"] for row in csv.DictReader(file))
   return ", ".join(f"{counts[k]} {k}" for k in ("train", "dev", "idle")) + " clips"
@@ -353,7 +352,7 @@ def run(options: Options) -> None:
   parts = {
     "SPEAKER": html.escape(options.speaker),
     "SPLIT": _split_line(pack),
-    "LEFT_OUT": f"<p>Left out:</p><ul class='warn'>{left_out}</ul>" if refused else "",
+    "LEFT_OUT": f"<p>Skipped:</p><ul class='warn'>{left_out}</ul>" if refused else "",
     "SUMMARY": _summary(all_facts),
     "LEGEND": overlay.LEGEND,
     "VIDEOS": "".join(map(_video_section, all_facts)),

@@ -1,8 +1,8 @@
-"""Stage 4: every video to the size of the reference speaker.
+"""Stage 4: scales every video to the size of the reference speaker.
 
-Backends and distances to the camera differ in size; the shoulder width makes them
-comparable. Leaves `rescaled.npz` (as `clean.npz`, coordinates times the factor, so no
-longer canvas pixels) and `rescale.json` with the factor.
+The mean shoulder width makes different detectors and camera distances comparable.
+Writes `rescaled.npz` (`clean.npz` with coordinates multiplied by a factor, so they are
+no longer canvas pixels) and `rescale.json` with the factor.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ REFERENCE_SHOULDER_WIDTH_PX = 331.085
 
 
 def rescale(keypoints: np.ndarray) -> tuple[np.ndarray, float]:
-  """Scales (T, 3, 137) about the origin to the reference's mean shoulder width.
+  """Scales (T, 3, joints) about the origin to the reference mean shoulder width.
 
   Returns:
-    The keypoints, and the factor; 1 where shoulders are never seen.
+    The keypoints and the factor, which is 1 if the shoulders are never present.
   """
   widths = rules.shoulder_widths(keypoints)
   if not np.isfinite(widths).any():

@@ -1,9 +1,9 @@
-"""The rules by which a keypoint is not believed, and their thresholds.
+"""Rules that reject implausible keypoints, and their thresholds.
 
-Keypoints are (T, 3, 137): x, y in canvas pixels and confidence, 0, 0, 0 where missing.
-Lengths are in shoulder widths of the video (`shoulder_width`), so that they hold for
-any size of person. A rule gives a mask of what it rejects; a missing point is never
-rejected.
+Keypoints are (T, 3, joints), with the joints of `kp.OPENPOSE`: x, y in canvas pixels
+and confidence; 0, 0, 0 where missing. Lengths are in shoulder widths of the video
+(`shoulder_width`), so the rules do not depend on the size of the person. Each rule
+returns a mask of what it rejects; missing points are never rejected.
 """
 
 import dataclasses
@@ -13,66 +13,59 @@ import numpy as np
 
 from sdt_jax import keypoints as kp
 
-INDEX = kp.INDEX_137
 SIDES = ("left", "right")
-USED = np.sort(np.append(kp.FROM_137, kp.NECK_137))
-"""The 122 keypoints that a training pose is made of."""
+USED = np.sort(kp.OPENPOSE.indices("neck", *kp.UPPER_BODY.names))
+"""Indices of the keypoints that a training pose is computed from."""
 
-PARTS = {
-  "body": np.sort(np.append(kp.FROM_137[kp.BODY], kp.NECK_137)),
-  **{part: kp.FROM_137[kp.PARTS[part]] for part in kp.PARTS if part != "body"},
-}
-"""Part -> indices into the 137 of its used keypoints."""
+PARTS = {p: kp.OPENPOSE.indices(*names) for p, names in kp.UPPER_BODY.parts.items()}
+"""Part -> indices of its used keypoints; the body includes the neck."""
+PARTS["body"] = np.sort(np.append(PARTS["body"], kp.OPENPOSE.index["neck"]))
 
-BODY_25 = np.arange(len(kp.KEYPOINTS_137))[: PARTS["face"][0]]
-ARMS = np.array(
-  [
-    INDEX[f"{side}_{joint}"]
-    for side in SIDES
-    for joint in ("shoulder", "elbow", "wrist")
-  ]
+BODY_25 = kp.OPENPOSE.part("body")
+ARMS = kp.OPENPOSE.indices(
+  *(f"{side}_{joint}" for side in SIDES for joint in ("shoulder", "elbow", "wrist"))
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-  """Every number that the rules use; lengths in shoulder widths."""
+  """Thresholds of all rules; lengths in shoulder widths."""
 
-  min_confidence: float = 0.05  # below: not found
-  body_outside: float = 0.05  # of the picture's size beyond its border
-  spike: float = 0.35  # out and back within one frame
-  cut: float = 0.5  # the neck between two frames: another shot or person
-  face_from_nose: float = 0.4  # nose tip of the face from nose of the body
-  face_size: tuple[float, float] = (0.15, 1.2)  # diagonal of its box
+  min_confidence: float = 0.05  # points below are missing
+  body_outside: float = 0.05  # distance beyond the border / size of the picture
+  spike: float = 0.35  # displacement that is reversed in the next frame
+  cut: float = 0.5  # movement of the neck in one frame: another shot or person
+  face_from_nose: float = 0.4  # from the nose tip of the face to the nose of the body
+  face_size: tuple[float, float] = (0.15, 1.2)  # diagonal of its bounding box
   hand_from_wrist: float = 0.45
-  hand_size: tuple[float, float] = (0.2, 0.7)  # diagonal of its box
+  hand_size: tuple[float, float] = (0.2, 0.7)  # diagonal of its bounding box
   hand_outside: float = 0.6  # share of its points outside the picture
-  hands_apart: float = 0.35  # wrists nearer than this: hands cannot be told apart
-  hands_same: float = 0.15  # distance of hands that are one hand found twice
-  gap_frames: int = 5  # at 15 frames/s; longer gaps stay open
-  gap_travel: float = 1.0  # a point that is this far off after a gap: stays open
+  hands_apart: float = 0.35  # with wrists closer than this, hands are not compared
+  hands_same: float = 0.15  # hands closer than this are one hand, found twice
+  gap_frames: int = 5  # at 15 frames/s; longer gaps are not closed
+  gap_travel: float = 1.0  # gaps over which a point moves farther are not closed
 
 
 Box = tuple[int, int, int, int]  # x, y, width, height of the picture in the canvas
 
 
 def found(keypoints: np.ndarray) -> np.ndarray:
-  """(T, 137) bool."""
+  """(T, joints) bool."""
   return keypoints[:, 2] > 0
 
 
 def point(keypoints: np.ndarray, name: str) -> np.ndarray:
-  """(T, 2) of a keypoint, NaN where it is missing."""
-  return _known(keypoints[:, :, [INDEX[name]]])[..., 0]
+  """(T, 2) coordinates of a keypoint, NaN where it is missing."""
+  return _known(keypoints[:, :, [kp.OPENPOSE.index[name]]])[..., 0]
 
 
 def _known(keypoints: np.ndarray) -> np.ndarray:
-  """(T, 2, points), NaN where missing."""
+  """(T, 2, points) coordinates, NaN where missing."""
   return np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """(T,) between two (T, 2), NaN where one is missing."""
+  """(T,) distance between two (T, 2), NaN where one is missing."""
   return np.linalg.norm(a - b, axis=1)
 
 
@@ -82,13 +75,13 @@ def shoulder_widths(keypoints: np.ndarray) -> np.ndarray:
 
 
 def shoulder_width(keypoints: np.ndarray) -> float:
-  """Median over the video, in pixels; infinite where shoulders are never seen."""
+  """Median over the video, in pixels; infinite if shoulders are never present."""
   widths = shoulder_widths(keypoints)
   return float(np.nanmedian(widths)) if np.isfinite(widths).any() else np.inf
 
 
 def box_diagonal(keypoints: np.ndarray) -> np.ndarray:
-  """(T, 3, points) -> (T,) pixels of the bounding box of the found points, else NaN."""
+  """(T, 3, points) -> (T,) diagonal of the bounding box, NaN without points."""
   mask = keypoints[:, 2:] > 0
   low = np.where(mask, keypoints[:, :2], np.inf).min(-1)
   high = np.where(mask, keypoints[:, :2], -np.inf).max(-1)
@@ -96,14 +89,14 @@ def box_diagonal(keypoints: np.ndarray) -> np.ndarray:
 
 
 def centre(keypoints: np.ndarray) -> np.ndarray:
-  """(T, 3, points) -> (T, 2) mean of the found points, NaN where there are none."""
+  """(T, 3, points) -> (T, 2) mean of the present points, NaN without points."""
   mask = keypoints[:, 2:] > 0
   total, count = (keypoints[:, :2] * mask).sum(-1), mask.sum(-1)
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def spikes(track: np.ndarray, limit: float) -> np.ndarray:
-  """(T,) bool of a (T, 2) track: where it goes out and comes back within one frame."""
+  """(T,) bool: frames in which a track (T, 2) jumps away and returns in the next."""
   is_spike = np.zeros(len(track), bool)
   before, now, after = track[:-2], track[1:-1], track[2:]
   out = distance(now, (before + after) / 2) > limit
@@ -112,7 +105,7 @@ def spikes(track: np.ndarray, limit: float) -> np.ndarray:
 
 
 def outside(keypoints: np.ndarray, box: Box, margin: float) -> np.ndarray:
-  """(T, points) bool: found, but further outside the picture than `margin` of it."""
+  """(T, points) bool: points farther outside the picture than `margin` of its size."""
   x, y, width, height = box
   px, py = keypoints[:, 0], keypoints[:, 1]
   beyond = np.maximum(
@@ -123,7 +116,7 @@ def outside(keypoints: np.ndarray, box: Box, margin: float) -> np.ndarray:
 
 
 def body_rules(keypoints: np.ndarray, box: Box, t: Thresholds) -> dict[str, np.ndarray]:
-  """Rule -> (T, 137) bool of rejected body and face points."""
+  """Rule -> (T, joints) bool of rejected body and face points."""
   unit = shoulder_width(keypoints)
   everything = found(keypoints)
   body = np.isin(np.arange(everything.shape[1]), BODY_25)
@@ -156,7 +149,7 @@ def face_rules(keypoints: np.ndarray, t: Thresholds) -> dict[str, np.ndarray]:
 def hand_rules(
   keypoints: np.ndarray, side: str, box: Box, t: Thresholds
 ) -> dict[str, np.ndarray]:
-  """Rule -> (T,) bool of rejected hands of a side."""
+  """Rule -> (T,) bool of rejected hands of one side."""
   unit = shoulder_width(keypoints)
   other = SIDES[1 - SIDES.index(side)]
   hand = keypoints[:, :, PARTS[f"{side}_hand"]]
@@ -186,10 +179,10 @@ def hand_rules(
 def reject_hands(
   keypoints: np.ndarray, box: Box, t: Thresholds
 ) -> tuple[np.ndarray, dict[str, int]]:
-  """Removes hands by `hand_rules`.
+  """Removes the hands that `hand_rules` rejects, in place.
 
   Returns:
-    (T, 2) bool of the hands rejected, left and right; and frames by rule.
+    (T, 2) bool: rejected left and right hands; and rule -> number of hands.
   """
   rejected = np.zeros((len(keypoints), 2), bool)
   counts: dict[str, int] = {}
@@ -203,23 +196,23 @@ def reject_hands(
 
 
 def block(frames: np.ndarray, points: np.ndarray, rows: Sequence[int] = (0, 1, 2)):
-  """Index of the points of a part in some frames of (T, 3, 137).
+  """Index of some points in some frames of (T, 3, joints).
 
   Args:
-    frames: (T,) bool, or numbers of frames.
-    points: (n,) indices into the 137.
-    rows: of x, y, confidence.
+    frames: (T,) bool, or frame numbers.
+    points: (n,) indices of joints.
+    rows: which of x, y, confidence.
   """
   return np.ix_(frames, np.array(rows), points)
 
 
 def remove(keypoints: np.ndarray, frames: np.ndarray, points: np.ndarray) -> None:
-  """Sets the points to missing in the frames of a mask, in place."""
+  """Marks points as missing in the frames of a mask, in place."""
   keypoints[block(frames, points)] = 0
 
 
 def cuts(keypoints: np.ndarray, t: Thresholds) -> np.ndarray:
-  """(T,) bool: frames that do not go on from the one before."""
+  """(T,) bool: frames that start another shot."""
   neck = point(keypoints, "neck")
   jump = np.zeros(len(keypoints), bool)
   jump[1:] = distance(neck[1:], neck[:-1]) > t.cut * shoulder_width(keypoints)

@@ -1,9 +1,9 @@
-"""Stage 6: which clips are train and which dev; no frame is in both.
+"""Stage 6: splits the clips into train and dev, which share no frame.
 
-By time: one end of each video, drawn by the seed, is dev, a fifth of its windows; train
-is the rest that shares no frame with it; what lies between is idle. A video too short
-for both is train as a whole. By video, or where no video is long enough: a fifth of
-the videos is dev. Leaves `processed_137.csv` in the pack.
+By time: a fifth of the windows of each video, at a randomly chosen end, is dev. The
+windows that share no frame with dev are train; those between are idle. A video that is
+too short for both is train. By video, or if no video is long enough: a fifth of the
+windows, as whole videos, is dev. Writes `processed_137.csv` to the pack.
 """
 
 import csv
@@ -15,7 +15,6 @@ import numpy as np
 from sdt_jax import audio
 from sdt_jax.errors import UserError
 from sdt_jax.files import replacing
-
 from . import workspace
 from .clips import clip_path
 from .options import Options, command
@@ -27,23 +26,23 @@ COLUMNS = (
   *("pose_fn", "audio_fn", "video_fn", "speaker"),
 )
 
-Labels = dict[str, dict[int, str]]  # video -> start of the window -> dataset
+Labels = dict[str, dict[int, str]]  # video -> start of window -> split
 
 
 def split_by_time(starts: Mapping[str, Sequence[int]], seed: int) -> Labels:
-  """Labels ("train", "dev", "idle") for ascending starts of windows of 64 frames."""
+  """Labels windows, given by ascending start frames, as "train", "dev" or "idle"."""
   return {video: _one_video(video, list(s), seed) for video, s in starts.items()}
 
 
 def _one_video(video: str, starts: list[int], seed: int) -> dict[int, str]:
-  """The wanted share of dev, or less where else nothing would be left for train."""
-  # By name, so that another video more does not move the others' splits.
+  """Gives dev its share, or less if nothing would be left for train."""
+  # Seeded by name, so that adding a video does not change the split of the others.
   dev_is_last = np.random.default_rng([seed, zlib.crc32(video.encode())]).random() < 0.5
   ordered = starts if dev_is_last else starts[::-1]
   wanted = min(len(starts), max(1, round(DEV_SHARE * len(starts))))
   for count in range(wanted, 0, -1):
     dev = set(ordered[-count:])
-    border = ordered[-count]  # the window of dev that is nearest to train
+    border = ordered[-count]  # the dev window nearest to train
     train = {s for s in starts if abs(s - border) >= audio.CLIP_FRAMES} - dev
     if train:
       return {
@@ -53,7 +52,7 @@ def _one_video(video: str, starts: list[int], seed: int) -> dict[int, str]:
 
 
 def split_by_video(starts: Mapping[str, Sequence[int]], seed: int) -> Labels:
-  """Whole videos are dev, drawn by the seed until they hold a fifth of the windows."""
+  """Draws whole videos as dev until they have a fifth of the windows."""
   videos = sorted(video for video in starts if starts[video])
   order = np.random.default_rng(seed).permutation(len(videos))
   wanted = DEV_SHARE * sum(map(len, starts.values()))
@@ -70,23 +69,23 @@ def split(starts: Mapping[str, Sequence[int]], by: str, seed: int) -> Labels:
   """Splits so that neither train nor dev is empty.
 
   Args:
-    starts: video -> ascending starts of its windows.
+    starts: video -> ascending start frames of its windows.
     by: "time" or "video".
-    seed: of what is drawn.
+    seed: seed of the random choices.
 
   Raises:
-    UserError: there are too few windows for that.
+    UserError: there are too few windows.
   """
   if not any(starts.values()):
-    raise UserError("no window of any video could be kept; the report says why")
+    raise UserError("no window of any video could be kept; see the report")
   labels = split_by_time(starts, seed) if by == "time" else split_by_video(starts, seed)
   if not _has_both(labels):
     labels = split_by_video(starts, seed)
   if not _has_both(labels):
     raise UserError(
-      f"the windows that could be kept are of one video, "
-      f"'{next(v for v in starts if starts[v])}', and all overlap, so there is no dev "
-      f"beside train; add a video, or one of at least {2 * audio.CLIP_FRAMES} frames "
+      f"all windows are from video '{next(v for v in starts if starts[v])}', and all "
+      "overlap, so they cannot be split into train and dev; add a video, or use one of "
+      f"at least {2 * audio.CLIP_FRAMES} frames "
       f"({2 * audio.CLIP_FRAMES / audio.FPS:.1f} s) without gaps"
     )
   return labels
@@ -100,7 +99,7 @@ def run(options: Options) -> None:
   """Runs the stage.
 
   Raises:
-    UserError: the clips were not cut, or are too few to split.
+    UserError: the clips have not been cut, or there are too few to split.
   """
   videos = workspace.usable_videos(options)
   for video in videos:
@@ -113,7 +112,7 @@ def run(options: Options) -> None:
     v.name: workspace.read_json(v.folder / "clips.json", "kept")["kept"] for v in videos
   }
   pack = workspace.pack_folder(options)
-  # An older split must not outlive the clips that it names.
+  # An older split may name clips that no longer exist.
   (pack / "processed_137.csv").unlink(missing_ok=True)
   labels = split(starts, options.split_by, options.seed)
   with (

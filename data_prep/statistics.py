@@ -1,8 +1,8 @@
-"""Stage 7: the speaker's own normalisation, from its train clips alone.
+"""Stage 7: normalisation statistics of the speaker, from the train clips only.
 
-Leaves `speaker.json` in the pack: mean and std of hierarchical and global poses and the
-scale factor, as `sdt_jax.speakers` reads them. Points that were not detected are left
-out; on complete data it is the plain mean and std over all frames of all clips.
+Writes `speaker.json` to the pack: mean and std of hierarchical and global poses and the
+scale factor, in the format of `sdt_jax.speakers`. Undetected points are ignored; on
+complete data these are the mean and std over all frames of all clips.
 """
 
 import json
@@ -13,7 +13,6 @@ from sdt_jax import speakers
 from sdt_jax.data import pack
 from sdt_jax.files import replacing
 from sdt_jax.speakers import RunningStatistics
-
 from . import workspace
 from .options import Options, command
 
@@ -24,7 +23,7 @@ def run(options: Options) -> None:
   """Runs the stage.
 
   Raises:
-    UserError: the split was not made, or a keypoint is never detected.
+    UserError: there is no split, or a keypoint is never detected.
   """
   statistics = RunningStatistics()
   rows = pack.read_index(options.root, options.speaker).rows["train"]

@@ -1,7 +1,7 @@
-"""Stage 1: any video -> a 1280x720 canvas, the times of its pictures, 16 kHz sound.
+"""Stage 1: converts any video to a 1280x720 canvas, picture times and 16 kHz sound.
 
-Leaves `video.mp4` (one picture for each of the source's, at its time), `audio.wav`
-(sample 0 at the first picture) and `source.json`, and the wav in the pack.
+Writes `video.mp4` (every picture of the source, at its time), `audio.wav` (sample 0 is
+at the first picture) and `source.json`, and a copy of the wav to the pack.
 """
 
 import dataclasses
@@ -10,14 +10,13 @@ from typing import Any
 
 from sdt_jax import audio
 from sdt_jax.files import replacing
-
 from . import media, workspace
 from .options import Options, command
 from .workspace import Progress, Video
 
 
 def read_source(video: Video) -> dict[str, Any]:
-  """What this stage noted: probe, canvas, times (list of seconds), sound_seconds."""
+  """Reads source.json: probe, canvas, times (list of seconds), sound_seconds."""
   keys = ("probe", "canvas", "times", "sound_seconds")
   return workspace.read_json(video.folder / "source.json", *keys)
 
@@ -70,10 +69,10 @@ STAGE = workspace.VideoStage(
 
 
 def run(options: Options) -> None:
-  """Runs the stage; every video is probed before the first is transcoded.
+  """Runs the stage; all videos are probed before the first is transcoded.
 
   Raises:
-    UserError: a video cannot be used, see `media.probe`.
+    UserError: a video is unusable, see `media.probe`.
   """
   workspace.run_stage(STAGE, options)
 

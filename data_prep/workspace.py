@@ -1,12 +1,12 @@
-"""Where the stages keep what they made, and how a stage runs over the videos.
+"""The files of the stages, and how a stage runs over all videos.
 
     <root>/<speaker>/                    the pack: csv, clips, speaker.json, report.html
-    <root>/<speaker>/work/<video>/       what the stages hand on, per video
+    <root>/<speaker>/work/<video>/       intermediate results of a video
     <root>/<speaker>/work/<video>/<stage>.stamp
 
-A stamp is written last and holds a hash over the stage's parameters and inputs; a video
-whose stamp fits is not worked on again. Every file is written under a temporary name
-and renamed, so that a run may be killed at any moment and started again.
+A stamp is a hash of the parameters and inputs of the stage. It is written last; videos
+with a matching stamp are skipped. Every file is written under a temporary name and then
+renamed, so a run can be killed at any time and restarted.
 """
 
 import concurrent.futures
@@ -26,21 +26,20 @@ import tqdm
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 from sdt_jax.files import check_writable, read_arrays, replacing
-
 from .options import Options
 
-FORMAT = 1  # raised when results of an earlier version must not be taken over
+FORMAT = 1  # increased if results of earlier versions must not be reused
 
 VIDEO_SUFFIXES = {
   *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts"),
   *(".m2ts", ".wmv", ".flv", ".ogv", ".3gp"),
 }
 
-Progress = Callable[[float], None]  # told the share of the video that is done
+Progress = Callable[[float], None]  # called with the completed share of the video
 
 
 class Video(NamedTuple):
-  """A source video (`path`), its name in the pack and its folder of results."""
+  """A source video: its name in the pack, its path and its folder of results."""
 
   name: str
   path: pathlib.Path
@@ -49,15 +48,15 @@ class Video(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VideoStage:
-  """A stage that works on one video at a time.
+  """A stage that processes each video independently.
 
   Attributes:
-    name: of the stage and its stamp.
-    previous: the stage whose results it takes; None for the first.
-    outputs: files that it leaves in the video's folder.
-    parameters: what besides the previous stage's results the result depends on.
-    work: does it; raises UserError where the video cannot be used.
-    seconds: duration of the video, for the progress bar.
+    name: name of the stage and its stamp.
+    previous: the stage that it reads the results of; None for the first.
+    outputs: files that it writes to the folder of the video.
+    parameters: returns what the result depends on, other than the previous stage.
+    work: processes a video; raises UserError if the video is unusable.
+    seconds: returns the duration of the video, for the progress bar.
   """
 
   name: str
@@ -73,10 +72,10 @@ def pack_folder(options: Options) -> pathlib.Path:
 
 
 def find_videos(options: Options) -> list[Video]:
-  """The videos of the folder by name; files that are no videos are not looked at.
+  """The videos of the folder, sorted by name; other files are ignored.
 
   Raises:
-    UserError: there are none, or two have one stem.
+    UserError: there are no videos, or two have the same stem.
   """
   paths = sorted(
     p for p in options.videos.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES
@@ -90,7 +89,7 @@ def find_videos(options: Options) -> list[Video]:
   for path in paths:
     if path.stem in by_name:
       raise UserError(
-        f"{by_name[path.stem]} and {path.name} have one stem; rename one of them"
+        f"{by_name[path.stem]} and {path.name} have the same stem; rename one of them"
       )
     by_name[path.stem] = path
   work = pack_folder(options) / "work"
@@ -106,7 +105,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
-  """An object that a stage wrote, with at least these keys.
+  """Reads an object written by a stage, which must have these keys.
 
   Raises:
     UserError: the file is missing or damaged.
@@ -131,7 +130,7 @@ def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
-  """Arrays that a stage wrote; see `files.read_arrays`."""
+  """Reads arrays written by a stage, see `files.read_arrays`."""
   try:
     return read_arrays(path, *names)
   except UserError as e:
@@ -139,26 +138,26 @@ def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def read_keypoints(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """What a stage wrote: keypoints (T, 3, 137) and their origin (T, 137).
+  """Reads keypoints (T, 3, joints) and their origin (T, joints).
 
   Raises:
     UserError: the file is missing or damaged.
   """
   arrays = read_npz(path, "keypoints", "origin")
   keypoints, origin = arrays["keypoints"], arrays["origin"]
-  shape = (len(origin) if origin.ndim else 0, 3, len(kp.KEYPOINTS_137))
+  shape = (len(origin) if origin.ndim else 0, 3, kp.OPENPOSE.num_joints)
   is_number = keypoints.dtype.kind == "f" and origin.dtype.kind == "i"
   if not (is_number and keypoints.shape == shape and origin.shape == shape[::2]):
-    raise UserError(f"{path}: holds other arrays than a stage writes; {_again(path)}")
+    raise UserError(f"{path}: arrays have unexpected shapes or types; {_again(path)}")
   return keypoints, origin
 
 
 def remove_unfinished(folder: pathlib.Path, of: str = "") -> None:
-  """Removes what a killed run left under a temporary name.
+  """Removes temporary files of killed runs.
 
   Args:
-    folder: where it may be.
-    of: only of the file with this name.
+    folder: folder of the files.
+    of: final name of the file; by default of any file.
   """
   for path in folder.glob(f".[0-9]*-{glob.escape(of) or '*'}"):
     if path.is_file():
@@ -169,7 +168,7 @@ def remove_unfinished(folder: pathlib.Path, of: str = "") -> None:
 
 
 def digest(content: Any) -> str:
-  """Hash of plain containers."""
+  """Hash of JSON-serialisable content."""
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,7 +182,7 @@ def stamp_path(folder: pathlib.Path, stage: str) -> pathlib.Path:
 
 
 def read_stamp(folder: pathlib.Path, stage: str) -> str:
-  """Hash under which a stage was done, "" if it was not."""
+  """The stamp of a stage, or "" if the stage has not been completed."""
   path = stamp_path(folder, stage)
   return path.read_text() if path.is_file() else ""
 
@@ -208,24 +207,24 @@ def _is_done(stage: VideoStage, video: Video, key: str) -> bool:
   return outputs_exist and read_stamp(video.folder, stage.name) == key
 
 
-# --- videos that cannot be used ---
+# --- unusable videos ---
 
 
 def refusal(video: Video) -> dict[str, str] | None:
-  """Stage and reason for which a video was left out, or None."""
+  """Stage and reason for which a video was skipped, or None."""
   path = video.folder / "refused.json"
   return read_json(path, "stage", "reason") if path.is_file() else None
 
 
 def usable_videos(options: Options) -> list[Video]:
-  """The videos that no stage has refused."""
+  """The videos that were not skipped by any stage."""
   return [video for video in find_videos(options) if refusal(video) is None]
 
 
 def _candidates(stage: VideoStage, options: Options) -> list[Video]:
-  """As `usable_videos`, but what this stage refused before is tried again."""
+  """`usable_videos` and those that this stage skipped before, which are retried."""
   videos = find_videos(options)
-  if stage.previous is None:  # a changed video may pass the later stages, too
+  if stage.previous is None:  # if the video was replaced, later stages may accept it
     return videos
   return [
     v for v in videos if (refusal(v) or {"stage": stage.name})["stage"] == stage.name
@@ -237,24 +236,24 @@ def _handle_refusals(stage: str, options: Options, errors: dict[Video, str]) -> 
     reasons = list(errors.values())
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
     raise UserError(
-      f"{'; '.join(reasons[:3])}{more}: mend or remove, or add --skip_bad_videos"
+      f"{'; '.join(reasons[:3])}{more}: fix or remove, or add --skip_bad_videos"
     )
   for video, reason in errors.items():
     write_json(video.folder / "refused.json", {"stage": stage, "reason": reason})
-    print(f"left out: {reason}", file=sys.stderr)
+    print(f"skipped: {reason}", file=sys.stderr)
   if not usable_videos(options):
-    raise UserError(f"--videos={options.videos}: none of the videos can be used")
+    raise UserError(f"--videos={options.videos}: none of the videos is usable")
 
 
 # --- running ---
 
 
 def run_stage(stage: VideoStage, options: Options) -> None:
-  """Runs a stage over all videos that are not done, several at a time.
+  """Runs a stage over all videos without a matching stamp, several in parallel.
 
   Raises:
-    UserError: videos cannot be used (without `skip_bad_videos`), after the others are
-      done; the previous stage was not run; or `root` cannot be written.
+    UserError: the previous stage has not run; `root` is not writable; or videos are
+      unusable (without `skip_bad_videos`), after the others have been processed.
   """
   errors: dict[Video, str] = {}
   todo, usable = [], []
@@ -303,7 +302,7 @@ def _work(
 
 
 class _Bar:
-  """A progress bar over seconds of video, fed by several threads."""
+  """A progress bar in seconds of video, updated by several threads."""
 
   def __init__(self, name: str, seconds: float):
     self._bar = tqdm.tqdm(
@@ -315,7 +314,7 @@ class _Bar:
     self._stopped = False
 
   def stop(self) -> None:
-    """Ends the jobs when they next tell their progress: threads cannot be killed."""
+    """Makes jobs raise when they next report progress: threads cannot be killed."""
     self._stopped = True
 
   def __enter__(self):
@@ -325,7 +324,7 @@ class _Bar:
     self._bar.close()
 
   def part(self, seconds: float) -> Progress:
-    """The `Progress` of one video."""
+    """The `Progress` function of one video."""
     done = 0.0
 
     def progress(share: float) -> None:
@@ -335,6 +334,8 @@ class _Bar:
       with self._lock:
         step = max(0.0, share * seconds - done)
         done += step
-        self._bar.update(min(step, self._bar.total - self._bar.n))  # but for rounding
+        self._bar.update(
+          min(step, self._bar.total - self._bar.n)
+        )  # against rounding errors
 
     return progress

@@ -35,6 +35,7 @@ CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 
 _log = logging.getLogger(__name__)
 
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file as a whole; see `files.replacing`."""
   with files.replacing(path) as temporary:

@@ -16,7 +16,7 @@ _TIME_BASE = fractions.Fraction(1, 90_000)
 
 
 def write_video(path, times, pictures=None, sound=None, sound_rate=48_000):
-  """An mp4/mkv with pictures (H, W, 3) at the times, and a sound track unless None."""
+  """Writes an mp4/mkv with pictures (H, W, 3) at `times`, and sound unless None."""
   if pictures is None:
     pictures = [
       np.full((HEIGHT, WIDTH, 3), 40 + i % 150, np.uint8) for i in range(len(times))
@@ -71,10 +71,10 @@ _BODY = {  # in shoulder widths from the neck
 
 
 def person(frames=1, width=1280, height=720, unit=None, seed=0):
-  """A plausible person who moves a little: (frames, 3, 137) picture pixels."""
+  """A plausible person with small movements: (frames, 3, joints) picture pixels."""
   unit = unit or 0.25 * height
   generator = np.random.default_rng(seed)
-  keypoints = np.zeros((1, 3, len(kp.KEYPOINTS_137)))
+  keypoints = np.zeros((1, 3, kp.OPENPOSE.num_joints))
   place = {**_BODY, "face_30": _BODY["nose"]}
   for part, root, size in (
     ("face", "nose", 0.4),
@@ -83,12 +83,12 @@ def person(frames=1, width=1280, height=720, unit=None, seed=0):
   ):
     for i in rules.PARTS[part]:
       off = generator.uniform(-0.5, 0.5, 2) * size
-      place[kp.KEYPOINTS_137[i]] = tuple(np.add(_BODY[root], off))
+      place[kp.OPENPOSE.names[i]] = tuple(np.add(_BODY[root], off))
   place["face_30"] = _BODY["nose"]
   for side in rules.SIDES:
     place[f"{side}_hand_root"] = _BODY[f"{side}_wrist"]
   for name, (x, y) in place.items():
-    keypoints[0, :, kp.INDEX_137[name]] = (x * unit, y * unit, 0.9)
+    keypoints[0, :, kp.OPENPOSE.index[name]] = (x * unit, y * unit, 0.9)
   keypoints = np.repeat(keypoints, frames, 0)
   phase = generator.uniform(0, 2 * np.pi, keypoints.shape[2])
   time = np.arange(frames)[:, None]
@@ -100,7 +100,7 @@ def person(frames=1, width=1280, height=720, unit=None, seed=0):
 
 
 def make_source(folder, name, frames, fps=15, seed=0):
-  """A video `<folder>/videos/<name>.mp4` with its OpenPose folder beside."""
+  """Writes `<folder>/videos/<name>.mp4` and the OpenPose folder of that video."""
   (folder / "videos").mkdir(parents=True, exist_ok=True)
   times = np.arange(frames) / fps
   sound = noise(frames / fps, seed=seed)
@@ -111,7 +111,7 @@ def make_source(folder, name, frames, fps=15, seed=0):
 
 
 def options(folder, **more):
-  """Options for the sources that `make_source` made."""
+  """Options for the files written by `make_source`."""
   values = {
     "videos": folder / "videos",
     "speaker": "eve",

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sdt_jax.training.train_state import TrainState
 
 from sdt_jax.errors import UserError
 from sdt_jax.training import checkpoints, parallel
-from sdt_jax.training.train_state import TrainState
 
 META = {"epoch": 3, "num_clips": 5}
 

@@ -1,4 +1,4 @@
-"""The whole way from videos to a pack, with keypoints of OpenPose."""
+"""From videos to a data pack, end to end, with OpenPose keypoints."""
 
 import csv
 import hashlib
@@ -35,13 +35,13 @@ from sdt_jax.exports import openpose
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-  """Two videos, prepared; nobody changes them."""
+  """Two prepared videos; tests must not change them."""
   folder = tmp_path_factory.mktemp("prepared")
   make_source(folder, "long talk, part [1]", frames=160)
   make_source(folder, "short", frames=70, fps=25, seed=1)
-  told = options(folder)
-  prepare.run(told)
-  return told
+  opts = options(folder)
+  prepare.run(opts)
+  return opts
 
 
 def _hashes(folder: pathlib.Path):
@@ -68,9 +68,9 @@ def test_it_is_a_pack_like_any_other(prepared):
     clip = pack.read_clip(row.path, row.clip_id)
     assert clip.detected.all()
     assert clip.audio.shape == (audio.num_samples(audio.CLIP_FRAMES),)
-    widths = pose.from_keypoints_137(np.load(row.path)["pose"])
-    shoulders = widths[..., kp.LEFT_SHOULDER] - widths[..., kp.RIGHT_SHOULDER]
-    width = np.linalg.norm(shoulders, axis=-1).mean()
+    poses_px = pose.from_keypoints_137(np.load(row.path)["pose"])
+    left, right = kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")
+    width = np.linalg.norm(poses_px[..., left] - poses_px[..., right], axis=-1).mean()
     assert width == pytest.approx(rescale.REFERENCE_SHOULDER_WIDTH_PX, rel=0.01)
 
 
@@ -148,33 +148,34 @@ def test_inspect_shows_a_stretch(prepared, tmp_path):
       inspect.inspect(prepared.root / "eve", wrong, video)
 
 
-def _csv(told):
-  with (workspace.pack_folder(told) / "processed_137.csv").open(newline="") as file:
+def _csv(opts):
+  with (workspace.pack_folder(opts) / "processed_137.csv").open(newline="") as file:
     return list(csv.DictReader(file))
 
 
 def test_only_what_changed_is_done_again(tmp_path):
   make_source(tmp_path, "a", frames=150)
   make_source(tmp_path, "b", frames=150, seed=1)
-  told = options(tmp_path)
-  prepare.run(told)
-  before = _times(told.root / "eve" / "work")
+  opts = options(tmp_path)
+  prepare.run(opts)
+  before = _times(opts.root / "eve" / "work")
   keypoints = person(150, 160, 90, seed=5)
-  keypoints[40][:, kp.INDEX_137["left_hand_root"] :] = 0
-  keypoints[130:][:, :, kp.INDEX_137["left_hand_root"] :] = 0  # windows to be dropped
+  hands = np.append(kp.OPENPOSE.part("left_hand"), kp.OPENPOSE.part("right_hand"))
+  keypoints[40, :, hands] = 0
+  keypoints[130:, :, hands] = 0  # the windows of these frames are dropped
   openpose.write_openpose_folder(keypoints, tmp_path / "json" / "a")
-  prepare.run(told)
+  prepare.run(opts)
   changed = {
     path
-    for path, when in _times(told.root / "eve" / "work").items()
+    for path, when in _times(opts.root / "eve" / "work").items()
     if before.get(path) != when
   }
   assert changed
   assert all(path.startswith("a/") for path in changed)
   assert "a/video.mp4" not in changed
-  # Clips that are no longer kept are gone, and every clip that is named is there.
-  named = {row["pose_fn"] for row in _csv(told)}
-  there = {f"clips/npz/{p.name}" for p in (told.root / "eve/clips/npz").iterdir()}
+  # Clips that are no longer kept are deleted, and every listed clip exists.
+  named = {row["pose_fn"] for row in _csv(opts)}
+  there = {f"clips/npz/{p.name}" for p in (opts.root / "eve/clips/npz").iterdir()}
   assert named == there
   assert "clips/npz/a-85-149.npz" not in named
 
@@ -186,23 +187,23 @@ def test_bad_videos_are_named_or_left_out(tmp_path):
   (tmp_path / "videos" / "text.mov").write_text("no video")
   (tmp_path / "videos" / "notes.txt").write_text("not looked at")
   write_video(tmp_path / "videos" / "unseen.mp4", times, sound=noise(160 / 15))
-  told = options(tmp_path)
+  opts = options(tmp_path)
   with pytest.raises(UserError) as error:
-    prepare.run(told)
+    prepare.run(opts)
   assert "silent.mp4: has no sound" in str(error.value)
   assert "text.mov: not a video" in str(error.value)
   assert "\n" not in str(error.value)
-  assert not (told.root / "eve" / "work" / "good").exists()  # nothing was begun
-  told = options(tmp_path, skip_bad_videos=True)
-  prepare.run(told)
-  assert {row["video_fn"] for row in _csv(told)} == {"good"}
-  page = (told.root / "eve" / "report.html").read_text()
+  assert not (opts.root / "eve" / "work" / "good").exists()  # no work has started
+  opts = options(tmp_path, skip_bad_videos=True)
+  prepare.run(opts)
+  assert {row["video_fn"] for row in _csv(opts)} == {"good"}
+  page = (opts.root / "eve" / "report.html").read_text()
   assert "silent.mp4: has no sound track" in page
   assert "has no folder unseen/" in page
-  # Mended, they are taken.
+  # Once fixed, they are used.
   openpose.write_openpose_folder(person(160, 160, 90), tmp_path / "json" / "unseen")
-  prepare.run(told)
-  assert {row["video_fn"] for row in _csv(told)} == {"good", "unseen"}
+  prepare.run(opts)
+  assert {row["video_fn"] for row in _csv(opts)} == {"good", "unseen"}
 
 
 def test_a_stage_before_its_time_names_the_one_to_run(tmp_path):
@@ -235,7 +236,7 @@ def test_folders_without_videos_or_with_doubles_are_named(tmp_path):
     prepare.run(options(tmp_path))
   for name in ("a.mp4", "a.mov"):
     (tmp_path / "videos" / name).write_text("")
-  with pytest.raises(UserError, match="have one stem"):
+  with pytest.raises(UserError, match="the same stem"):
     prepare.run(options(tmp_path))
 
 
@@ -268,7 +269,7 @@ def test_without_the_network_mediapipe_says_so_and_names_openpose(
     mediapipe_env.ensure(tmp_path / "env")
   assert "offline" in str(error.value)
   assert "\n" not in str(error.value)
-  assert list(tmp_path.iterdir()) == []  # nothing half-made
+  assert list(tmp_path.iterdir()) == []  # no partial environment
   (tmp_path / "env").mkdir()
   (tmp_path / "env" / "thesis.doc").write_text("years of work")
   with pytest.raises(UserError, match="holds something else"):
@@ -305,7 +306,7 @@ def test_killed_five_times_and_continued_the_result_is_the_same(tmp_path):
     if run.poll() is None:
       os.kill(run.pid, signal.SIGKILL)
       killed += 1
-    else:  # it got to the end before it could be killed: once more from the start
+    else:  # it finished before it could be killed: start again
       subprocess.run(["rm", "-r", tmp_path / "often"], check=True)
     run.wait()
   subprocess.run(
@@ -330,9 +331,9 @@ def test_the_real_openpose_folder_gives_the_clips_of_its_arrays(real_pack, tmp_p
     samples[: 8 * audio.SAMPLE_RATE],
     audio.SAMPLE_RATE,
   )
-  told = options(tmp_path, openpose_dir=videos15)
+  opts = options(tmp_path, openpose_dir=videos15)
   with pytest.raises(UserError, match="all overlap"):  # 8 s cannot be split
-    prepare.run(told)
+    prepare.run(opts)
   grid, origin = to_grid(
     Detection(truth, np.where(truth[:, 2] > 0, Origin.FOUND, 0).astype(np.int8)),
     np.arange(120) / 15,
@@ -340,11 +341,11 @@ def test_the_real_openpose_folder_gives_the_clips_of_its_arrays(real_pack, tmp_p
   np.testing.assert_array_equal(grid, truth)
   keypoints, factor = rescale.rescale(clean(grid, origin, (0, 0, 1280, 720))[0])
   starts, _ = clips.windows(keypoints, 8 * audio.SAMPLE_RATE)
-  folder = told.root / "eve" / "work" / "chemistry"
+  folder = opts.root / "eve" / "work" / "chemistry"
   assert workspace.read_json(folder / "clips.json")["kept"] == starts
   assert workspace.read_json(folder / "rescale.json")["factor"] == pytest.approx(factor)
   for start in starts:
-    with np.load(clips.clip_path(told, "chemistry", start)) as clip:
+    with np.load(clips.clip_path(opts, "chemistry", start)) as clip:
       np.testing.assert_allclose(clip["pose"], keypoints[start : start + 64], atol=2e-3)
   assert len(starts) >= 2
 
@@ -356,20 +357,20 @@ def test_mediapipe_is_as_near_to_the_truth_as_stated(real_pack, tmp_path):
   (tmp_path / "videos").mkdir()
   name = "varying_tmplt_rgb"
   (tmp_path / "videos" / f"{name}.mp4").symlink_to(sources / f"{name}.mp4")
-  told = Options(tmp_path / "videos", "oli", tmp_path / "data")
-  prepare.run(told)
+  opts = Options(tmp_path / "videos", "oli", tmp_path / "data")
+  prepare.run(opts)
   with np.load(sources / "varying_tmplt.npz") as npz:
     truth = npz["poses_pred_batch"][0]
-  folder = told.root / "oli" / "work" / name
+  folder = opts.root / "oli" / "work" / name
   found = workspace.read_npz(folder / "clean.npz")["keypoints"]
-  assert (found[:, 2, kp.FROM_137] > 0).all()
+  used = kp.OPENPOSE.indices(*kp.UPPER_BODY.names)
+  assert (found[:, 2, used] > 0).all()
   # The canvas shows the square from (500, 40) 1.125 times as large from (280, 0).
   pixels = (found[:, :2] - [[280], [0]]) / 1.125 + [[500], [40]]
-  error = np.linalg.norm(
-    pixels[:, :, kp.FROM_137] - [[822.070], [357.770]] - truth, axis=1
-  )
-  shoulders = truth[..., kp.LEFT_SHOULDER] - truth[..., kp.RIGHT_SHOULDER]
+  error = np.linalg.norm(pixels[:, :, used] - [[822.070], [357.770]] - truth, axis=1)
+  left, right = kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")
+  shoulders = truth[..., left] - truth[..., right]
   percent = 100 * error / np.linalg.norm(shoulders, axis=1).mean()
   limits = {"body": 4.0, "face": 0.9, "left_hand": 4.0, "right_hand": 2.9}
-  assert {p: percent[:, i].mean() for p, i in kp.PARTS.items() if
-          percent[:, i].mean() > limits[p]} == {}  # fmt: skip
+  mean = {part: percent[:, kp.UPPER_BODY.part(part)].mean() for part in limits}
+  assert {part: value for part, value in mean.items() if value > limits[part]} == {}

@@ -48,7 +48,7 @@ def test_a_picture_of_any_shape_is_fitted_into_the_middle():
   assert tall.box == (437, 0, 405, 720)
   anamorphic = media.Canvas.fit(720, 576, aspect=16 / 15)
   assert anamorphic.box == (160, 0, 960, 720)
-  points = np.zeros((3, len(kp.KEYPOINTS_137)))
+  points = np.zeros((3, kp.OPENPOSE.num_joints))
   points[:, 0] = (360, 640, 1)  # the lower right corner
   placed = tall.place(points)
   np.testing.assert_allclose(placed[:, 0], (437 + 405, 720, 1))
@@ -156,7 +156,7 @@ def _lit(time):
 
 
 def _flashes_and_clicks(path, times, start):
-  """Pictures are white and the sound is loud for 0.4 s from each event on."""
+  """White pictures and loud sound for 0.4 s after each event."""
   white, black = (np.full((HEIGHT, WIDTH, 3), v, np.uint8) for v in (230, 20))
   seconds = np.arange(int(8.5 * 48_000)) / 48_000
   loud = np.zeros(len(seconds))
@@ -167,13 +167,13 @@ def _flashes_and_clicks(path, times, start):
   write_video(path, times + start, pictures, sound=sound[int(start * 48_000) :])
 
 
-def _tell_keypoints(path, times):
-  """The right index finger is raised a little in the lit pictures."""
+def _write_flash_keypoints(path, times):
+  """The right index finger is raised slightly in white pictures."""
   from data_prep_helpers import person
 
   points = np.repeat(person(1, WIDTH, HEIGHT), len(times), 0)
   lit = np.array([_lit(t) for t in times])
-  points[lit, 1, kp.INDEX_137["right_hand_index_4"]] -= 2
+  points[lit, 1, kp.OPENPOSE.index["right_hand_index_4"]] -= 2
   openpose.write_openpose_folder(points, path)
 
 
@@ -195,10 +195,10 @@ def test_flash_and_click_come_out_within_one_frame(tmp_path, kind):
   times = _times(kind)
   (tmp_path / "videos").mkdir()
   _flashes_and_clicks(tmp_path / "videos" / "a.mp4", times, start=0.0)
-  _tell_keypoints(tmp_path / "json" / "a", times)
-  told = options(tmp_path)
+  _write_flash_keypoints(tmp_path / "json" / "a", times)
+  opts = options(tmp_path)
   for stage in (transcode, keypoints, clean, rescale, clips):
-    stage.run(told)
+    stage.run(opts)
   work = tmp_path / "data" / "eve" / "work" / "a"
 
   shown = [
@@ -209,8 +209,8 @@ def test_flash_and_click_come_out_within_one_frame(tmp_path, kind):
 
   compared = 0
   for start in workspace.read_json(work / "clips.json")["kept"]:
-    with np.load(clips.clip_path(told, "a", start)) as clip:
-      finger = -clip["pose"][:, 1, kp.INDEX_137["right_hand_index_4"]]
+    with np.load(clips.clip_path(opts, "a", start)) as clip:
+      finger = -clip["pose"][:, 1, kp.OPENPOSE.index["right_hand_index_4"]]
       loud = np.abs(clip["audio"])
     clicks = _rises(np.maximum.reduceat(loud, np.arange(0, len(loud), 32)), 0.2)
     clicks = clicks * 32 * audio.FPS / audio.SAMPLE_RATE
@@ -243,9 +243,9 @@ def test_sound_shorter_than_the_picture_gives_fewer_windows(tmp_path):
   make_source(tmp_path, "a", frames=200)
   times = np.arange(200) / 15
   write_video(tmp_path / "videos" / "a.mp4", times, sound=noise(8))
-  told = options(tmp_path)
+  opts = options(tmp_path)
   for stage in (transcode, keypoints, clean, rescale, clips):
-    stage.run(told)
+    stage.run(opts)
   result = workspace.read_json(tmp_path / "data" / "eve" / "work" / "a" / "clips.json")
   assert max(result["kept"]) + 64 <= 8 * 15 + 1
   assert result["dropped"]["no sound"] > 0

@@ -1,4 +1,4 @@
-"""What is rejected, what is closed, and the even grid of 15 frames/s."""
+"""Rejection of keypoints, closing of gaps, and resampling to 15 frames/s."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from data_prep_helpers import person
 from data_prep import clean, measures, rules
 from data_prep.detection import Detection, Origin
 from data_prep.keypoints import to_grid
-from data_prep.mediapipe_backend import from_squares, look_at, to_137, wrist_boxes
+from data_prep.mediapipe_backend import from_squares, look_at, to_openpose, wrist_boxes
 from data_prep.rescale import REFERENCE_SHOULDER_WIDTH_PX, rescale
 from sdt_jax import keypoints as kp
 
@@ -66,7 +66,7 @@ def _hand_out_of_the_picture(k):
 
 def _found_twice(k):
   k[:, :, LEFT] = k[:, :, RIGHT]
-  # Between the wrists, just so near to both that neither rule of distance holds.
+  # Half way between the wrists, where no rule of distance applies.
   middle = (rules.point(k, "left_wrist") + rules.point(k, "right_wrist")) / 2
   k[:, :2, LEFT] += (middle - rules.point(k, "left_hand_root"))[:, :, None]
   k[:, :2, RIGHT] += (middle - rules.point(k, "right_hand_root"))[:, :, None]
@@ -78,21 +78,21 @@ def _jumping_hand(k):
 
 
 def _jumping_elbow(k):
-  _move(k, [10], [kp.INDEX_137["left_elbow"]], x=0.5)
+  _move(k, [10], [kp.OPENPOSE.index["left_elbow"]], x=0.5)
 
 
 def _turned_round(k):
   for joint in ("shoulder", "elbow", "wrist"):
-    pair = [kp.INDEX_137[f"{side}_{joint}"] for side in rules.SIDES]
+    pair = [kp.OPENPOSE.index[f"{side}_{joint}"] for side in rules.SIDES]
     k[:, :, pair] = k[:, :, pair[::-1]]
 
 
 def _wrist_outside(k):
-  k[:, 1, kp.INDEX_137["left_wrist"]] = 720 * 1.06
+  k[:, 1, kp.OPENPOSE.index["left_wrist"]] = 720 * 1.06
 
 
 def _doubtful(k):
-  k[:, 2, kp.INDEX_137["left_eye"]] = 0.01
+  k[:, 2, kp.OPENPOSE.index["left_eye"]] = 0.01
 
 
 def _face_of_another(k):
@@ -100,7 +100,7 @@ def _face_of_another(k):
 
 
 def _tiny_face(k):
-  tip = k[:, :2, [kp.INDEX_137["face_30"]]].copy()
+  tip = k[:, :2, [kp.OPENPOSE.index["face_30"]]].copy()
   face = rules.PARTS["face"]
   k[:, :2, face] = tip + 0.1 * (k[:, :2, face] - tip)
 
@@ -127,9 +127,9 @@ def _tiny_face(k):
 def test_each_fault_is_met_by_its_rule(spoil, rule):
   keypoints = person(20)
   if rule == "hand found twice":
-    # Wrists wide enough apart for two hands, near enough for one between them.
+    # Wrists far enough apart for two hands, close enough for one between them.
     for side, sign in (("left", -1), ("right", 1)):
-      wrist = [kp.INDEX_137[f"{side}_wrist"]]
+      wrist = [kp.OPENPOSE.index[f"{side}_wrist"]]
       _move(keypoints, range(20), [*wrist, *rules.PARTS[f"{side}_hand"]], x=0.2 * sign)
   spoil(keypoints)
   counts = _counts(keypoints)
@@ -139,7 +139,7 @@ def test_each_fault_is_met_by_its_rule(spoil, rule):
 def test_clasped_hands_stay():
   keypoints = person(20)
   for side, sign in (("left", -1), ("right", 1)):
-    points = [kp.INDEX_137[f"{side}_wrist"], *rules.PARTS[f"{side}_hand"]]
+    points = [kp.OPENPOSE.index[f"{side}_wrist"], *rules.PARTS[f"{side}_hand"]]
     _move(keypoints, range(20), points, x=0.3 * sign)
   assert not any(_counts(keypoints).values())
 
@@ -149,7 +149,7 @@ def test_gaps_of_five_frames_are_closed_and_longer_ones_are_not():
   keypoints = whole.copy()
   keypoints[10:15][:, :, LEFT] = 0
   keypoints[20:26][:, :, RIGHT] = 0
-  keypoints[37:][:, :, LEFT] = 0  # at the end there is nothing to go to
+  keypoints[37:][:, :, LEFT] = 0  # nothing to interpolate to at the end
   cleaned, origin, counts = clean.clean(keypoints, _origin(keypoints), BOX)
   assert (origin[10:15][:, LEFT] == Origin.INTERPOLATED).all()
   assert (cleaned[20:26][:, 2, RIGHT] == 0).all()
@@ -170,7 +170,7 @@ def test_no_gap_is_closed_over_a_leap():
 def test_motion_at_any_rate_is_the_same_at_15(fps):
   # Times within 1 ms count as the same, which is 0.1 px here.
   times = np.arange(int(4 * fps)) / fps
-  keypoints = np.zeros((len(times), 3, len(kp.KEYPOINTS_137)), np.float32)
+  keypoints = np.zeros((len(times), 3, kp.OPENPOSE.num_joints), np.float32)
   keypoints[:, 2, rules.USED] = 1
   keypoints[:, 0, rules.USED] = 100 * times[:, None]  # moves evenly
   grid, origin = to_grid(Detection(keypoints, _origin(keypoints)), times)
@@ -189,7 +189,7 @@ def test_frames_at_their_time_are_taken_exactly():
 def test_a_variable_rate_keeps_the_motion_in_time():
   generator = np.random.default_rng(0)
   times = np.concatenate([[0], np.cumsum(generator.uniform(0.01, 0.07, 100))])
-  keypoints = np.zeros((101, 3, len(kp.KEYPOINTS_137)), np.float32)
+  keypoints = np.zeros((101, 3, kp.OPENPOSE.num_joints), np.float32)
   keypoints[:, 2, rules.USED] = 1
   keypoints[:, 1, rules.USED] = 100 * times[:, None]
   grid, _ = to_grid(Detection(keypoints, _origin(keypoints)), times)
@@ -222,12 +222,12 @@ def test_every_video_gets_the_reference_shoulders():
 
 def test_rules_hold_for_any_size_and_for_nobody():
   assert not any(_counts(person(20, unit=50)).values())
-  nobody = np.zeros((20, 3, len(kp.KEYPOINTS_137)), np.float32)
+  nobody = np.zeros((20, 3, kp.OPENPOSE.num_joints), np.float32)
   assert not any(_counts(nobody).values())
   assert rescale(nobody)[1] == 1
 
 
-# --- what MediaPipe gives ---
+# --- results of MediaPipe ---
 
 
 def test_the_mapping_names_every_used_point_once():
@@ -237,14 +237,14 @@ def test_the_mapping_names_every_used_point_once():
     "left": np.full((2, 21, 2), np.nan, np.float32),
     "right": np.random.default_rng(2).uniform(1, 700, (2, 21, 2)).astype(np.float32),
   }
-  keypoints = to_137(raw)
+  keypoints = to_openpose(raw)
   there = keypoints[:, 2] > 0
   assert there[:, np.setdiff1d(rules.USED, LEFT)].all()
   assert not there[:, LEFT].any()
   neck = (raw["pose"][:, 11] + raw["pose"][:, 12]) / 2
-  np.testing.assert_allclose(keypoints[:, :, kp.NECK_137], neck)
+  np.testing.assert_allclose(keypoints[:, :, kp.OPENPOSE.index["neck"]], neck)
   np.testing.assert_array_equal(
-    keypoints[:, :2, kp.INDEX_137["left_wrist"]], raw["pose"][:, 15, :2]
+    keypoints[:, :2, kp.OPENPOSE.index["left_wrist"]], raw["pose"][:, 15, :2]
   )
 
 
@@ -262,7 +262,7 @@ def test_squares_are_about_wrists_of_missing_hands_only():
 def test_one_square_holds_both_hands_that_are_near():
   keypoints = person(2)
   keypoints[:, :, np.append(LEFT, RIGHT)] = 0
-  wrist = kp.INDEX_137["left_wrist"]
+  wrist = kp.OPENPOSE.index["left_wrist"]
   keypoints[1, 0, wrist] += rules.shoulder_width(keypoints)  # an arm stretched out
   frames, _, boxes = wrist_boxes(keypoints, 2.5, together=True)
   assert frames.tolist() == [0, 0, 1, 1]
@@ -301,7 +301,7 @@ def test_the_largest_of_several_people_is_looked_at():
   assert look_at(none, BOX) == (BOX, [])
 
 
-# --- what the report measures ---
+# --- measurements of the report ---
 
 
 @pytest.mark.parametrize("lag", [-6, 0, 4])
@@ -319,7 +319,7 @@ def test_a_wrong_sound_offset_shows(lag):
 def test_a_profile_face_shows():
   keypoints = person(10)
   for i, x in ((0, 500), (16, 700), (30, 600)):
-    keypoints[:, 0, kp.INDEX_137[f"face_{i}"]] = x
+    keypoints[:, 0, kp.OPENPOSE.index[f"face_{i}"]] = x
   assert measures.profile_share(keypoints) == 0
-  keypoints[:5, 0, kp.INDEX_137["face_30"]] = 690
+  keypoints[:5, 0, kp.OPENPOSE.index["face_30"]] = 690
   assert measures.profile_share(keypoints) == 0.5

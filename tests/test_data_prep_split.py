@@ -1,4 +1,4 @@
-"""Train and dev share no frame, and neither is empty where that can be."""
+"""Train and dev share no frame, and neither is empty if that is possible."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CLIP = audio.CLIP_FRAMES
 
 @st.composite
 def _starts(draw):
-  """Windows of one video: those of its length that touch none of some gaps."""
+  """Windows of one video of random length that contain none of some random gaps."""
   length = draw(st.integers(0, 900))
   gaps = draw(st.lists(st.integers(0, 900), max_size=6))
   return [
@@ -44,7 +44,7 @@ def test_train_and_dev_share_no_frame_and_none_is_empty(starts, by, seed):
   try:
     labels = split.split(starts, by, seed)
   except UserError:
-    # Only where it cannot be: one video, and in it nothing without overlap.
+    # Only if it is impossible: one video whose windows all overlap.
     assert len(spread) < 2
     assert by == "video" or not spread or spread[0] < CLIP
     return
@@ -63,7 +63,7 @@ def test_long_videos_give_four_fifths_to_train():
     counts = {k: list(of.values()).count(k) for k in ("train", "dev", "idle")}
     assert counts["dev"] == 360
     assert counts["idle"] == 12
-  # The seed draws which end is dev; over many videos it is not always the same.
+  # The seed determines which end is dev; it differs between videos.
   assert len({of[0] for of in labels.values()}) == 2
   assert labels != split.split(starts, "time", 1)
 

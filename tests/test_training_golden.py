@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sdt_jax.training.voice2pose import AXIS
 
 from sdt_jax.interop import names
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
 from sdt_jax.training import pose2pose, voice2pose
-from sdt_jax.training.voice2pose import AXIS
 
 NUM_STEPS, BANK = 6, 10
 
