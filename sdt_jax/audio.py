@@ -17,8 +17,7 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000
 FPS = 15
 CLIP_FRAMES = 64
-# Loud float audio exceeds 1 slightly; integers stored as floats exceed it by far.
-MAX_PEAK = 16.0
+MAX_PEAK = 16.0  # loud float audio slightly exceeds 1, unscaled integers by far
 
 NUM_MELS = 80
 _N_FFT = 512

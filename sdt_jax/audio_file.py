@@ -73,8 +73,7 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
       return _decode(file, path)
   except (FFmpegError, ValueError) as e:  # first, since some are OSErrors as well
     raise UserError(
-      f"{path}: not a sound file that can be decoded; copy it again, or convert it to "
-      "wav"
+      f"{path}: not a sound file that can be decoded; copy it again, or convert to wav"
     ) from e
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
