@@ -1,9 +1,9 @@
-"""What a sound is to the models: its length in frames, and its mel spectrogram.
+"""Audio as the models take it: lengths in pose frames, and the mel spectrogram.
 
-Conventions: sound is 16 kHz mono float32 in [-1, 1], samples in the last axis; poses
-run at 15 frames/s. The spectrogram is of power, without logarithm: n_fft 512, periodic
-Hann window of 400, hop 160, centred with reflection, 80 HTK mels from 55 to 7500 Hz,
-filters not normalised.
+Conventions: audio is 16 kHz mono float32 in [-1, 1], samples in the last axis; poses
+have 15 frames/s. The mel spectrogram is a power spectrogram without logarithm: FFT
+size 512, periodic Hann window of 400 samples, hop 160, centred with reflection padding,
+80 HTK mel bands from 55 to 7500 Hz, filters not normalised.
 """
 
 import functools
@@ -17,11 +17,11 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000
 FPS = 15
 CLIP_FRAMES = 64
-MAX_PEAK = 16.0  # loud float sound overshoots 1 a little, integers in floats a lot
+MAX_PEAK = 16.0  # loud float audio slightly exceeds 1, unscaled integers by far
 
 NUM_MELS = 80
 _N_FFT = 512
-SIDE = _N_FFT // 2  # samples that the centred transform looks beyond either end
+SIDE = _N_FFT // 2  # samples of reflection padding at each end
 _WINDOW = 400
 _HOP = 160
 _MEL_FPS = SAMPLE_RATE // _HOP
@@ -29,32 +29,37 @@ _MEL_RANGE_HZ = (55.0, 7500.0)
 
 
 def num_frames(num_samples: int) -> int:
-  """Pose frames under a sound of `num_samples` samples (rounded down)."""
-  return int(num_samples / (SAMPLE_RATE / FPS))
+  """Number of pose frames in `num_samples` audio samples, to the nearest whole frame.
+
+  This deviates from the original, `int(n / (sample_rate / fps))`, whose floating-point
+  rounding gives 14 frames for one second and 63 for the 68266 samples of a clip; here
+  they are 15 and 64. An exact half is rounded up.
+  """
+  return (2 * num_samples * FPS + SAMPLE_RATE) // (2 * SAMPLE_RATE)
 
 
 def num_samples(num_frames: int) -> int:
-  """Samples over `num_frames` pose frames (rounded down): 68266 for a clip of 64."""
-  return int(num_frames * SAMPLE_RATE / FPS)
+  """Number of audio samples in `num_frames` frames, rounded down: 68266 for 64."""
+  return num_frames * SAMPLE_RATE // FPS
 
 
 def num_mel_frames(num_samples: int) -> int:
-  """Time steps of the spectrogram of a sound: 427 for a clip."""
+  """Number of time steps in the mel spectrogram of `num_samples`: 427 for a clip."""
   return num_samples // _HOP + 1
 
 
 def mel_frames_over(num_frames: Any) -> Any:
-  """Time steps of the spectrogram of `num_samples(num_frames)`; also for arrays."""
+  """`num_mel_frames(num_samples(num_frames))`, for integers and integer arrays."""
   return num_frames * _MEL_FPS // FPS + 1
 
 
 def num_frames_under_mel(mel_frames: Any) -> Any:
-  """Pose frames under a spectrogram, perhaps symbolic; undoes `mel_frames_over`."""
+  """Inverse of `mel_frames_over`; also takes a symbolic dimension."""
   return ((mel_frames - 1) * FPS + _MEL_FPS - 1) // _MEL_FPS
 
 
 def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
-  """Crops or zero-pads the last axis to `num_samples(frames)`."""
+  """Crops or zero-pads the last axis to exactly `num_samples(frames)`."""
   length = num_samples(frames)
   missing = max(0, length - audio.shape[-1])
   padding = [(0, 0)] * (audio.ndim - 1) + [(0, missing)]
@@ -63,9 +68,9 @@ def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
 
 @functools.cache
 def mel_filters() -> np.ndarray:
-  """(257, 80) float32 triangular HTK filters, columns sum as they fall.
+  """Triangular HTK mel filters, (257, 80) float32, not normalised.
 
-  `librosa.filters.mel` gives the same, but takes a second to import.
+  Equal to `librosa.filters.mel`, which takes a second to import.
   """
   low, high = (2595 * np.log10(1 + hertz / 700) for hertz in _MEL_RANGE_HZ)
   corners = 700 * (10 ** (np.linspace(low, high, NUM_MELS + 2) / 2595) - 1)
@@ -78,7 +83,7 @@ def mel_filters() -> np.ndarray:
 
 @functools.cache
 def _window() -> np.ndarray:
-  """(512,) periodic Hann window of 400 in the middle of the transform."""
+  """(512,) periodic Hann window of 400 samples, zero-padded on both sides."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
   side = (_N_FFT - _WINDOW) // 2
   return np.pad(window, side).astype(np.float32)
@@ -90,7 +95,7 @@ def mel_spectrogram(
   """Power mel spectrogram.
 
   Args:
-    audio: (..., samples) 16 kHz, at least 257 samples (the reflection needs them).
+    audio: (..., samples) 16 kHz, at least 257 samples for the reflection padding.
 
   Returns:
     (..., 80, samples // 160 + 1) float32.
@@ -102,9 +107,9 @@ def mel_spectrogram(
 def mel_of_reflected(
   reflected: Float[np.ndarray | jax.Array, "*batch samples"],
 ) -> Float[jax.Array, "*batch 80 frames"]:
-  """`mel_spectrogram` of a sound that has its reflection, `SIDE` samples on each side.
+  """`mel_spectrogram` of audio already padded by reflection, `SIDE` samples per side.
 
-  Zeros may follow: the time steps of the sound itself stay what they are.
+  Zeros may follow the padding; they leave the time steps of the audio unchanged.
   """
   starts = jnp.arange(num_mel_frames(reflected.shape[-1] - 2 * SIDE)) * _HOP
   frames = reflected[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()

@@ -1,8 +1,8 @@
-"""Sound files, lists and folders of them -> 16 kHz mono.
+"""Reads audio files, and lists and folders of them, as 16 kHz mono.
 
-PyAV decodes, in this package here alone: any container and sample format, the first
-sound track of a video too. Channels are averaged; FFmpeg's own downmix is louder by
-sqrt(2).
+Within `sdt_jax`, only this module decodes, with PyAV: any container and sample format,
+including the first audio track of a video. Channels are averaged; FFmpeg's own downmix
+is louder by sqrt(2).
 """
 
 import math
@@ -23,56 +23,57 @@ SUFFIXES = (
   *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif"),
   *(".webm", ".mp4", ".mov", ".mkv"),
 )
-"""What a folder is searched for. A file that is named itself may have any suffix."""
+"""Suffixes of the files taken from a folder; a file given by name may have any."""
 
-# Demuxers that may open a file, whatever its name. Left to itself, FFmpeg also takes
-# text for a terminal picture and a playlist for leave to open what it lists.
+# The only demuxers that may open a file, whatever its name. By default, FFmpeg would
+# also decode text as ANSI art, and open the files that a playlist names.
 _CONTAINERS = "wav,w64,flac,mp3,ogg,aac,aiff,mov,matroska"
 
-# PyAV counts planes up to a null pointer, and reads foreign memory where more than 7
-# leave none. Damaged AAC may claim dozens of channels.
+# PyAV counts planes up to the first null pointer of an array of 8, so it reads beyond
+# the array if there are more than 7. Damaged AAC may claim dozens of channels.
 _MAX_PLANES = 7
-# Tags need not be Unicode; PyAV 19 takes any and has lost the option.
+# Metadata tags need not be Unicode. PyAV 19 accepts any and has removed this option.
 _OLD_AV = int(av.__version__.split(".")[0]) < 19
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
 
-_RATES_HZ = (1_000, 1_000_000)  # beyond these a number is no sample rate
+_RATES_HZ = (1_000, 1_000_000)  # lowest and highest plausible sample rate
 
 
 def load_audio(path: str | pathlib.Path) -> np.ndarray:
-  """A sound file as the models take it.
+  """Reads an audio file in the models' format.
 
   Returns:
     (samples,) float32, 16 kHz mono.
 
   Raises:
-    UserError: as `read_audio` and `to_model_rate`; the message begins with the path.
+    UserError: as for `read_audio` and `to_model_rate`; the message starts with the
+      path.
   """
   return to_model_rate(*read_audio(path), name=str(path))
 
 
 def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
-  """The first sound track of a file, at its own sample rate.
+  """Reads the first audio track of a file at its own sample rate.
 
-  A damaged or truncated file gives what of it can be decoded.
+  Of a damaged or truncated file, returns the part that can be decoded.
 
   Returns:
-    (samples,) float32 in [-1, 1], the mean of the channels; and the rate in Hz.
+    (samples,) float32 in [-1, 1], the mean of the channels; and the sample rate in Hz.
 
   Raises:
-    UserError: the file is missing, not readable, or holds no sound.
+    UserError: the file is missing or unreadable, or contains no audio.
   """
   path = pathlib.Path(path)
   try:
-    # PyAV is given the open file: in a name it would look for protocols ("concat:").
+    # PyAV gets the open file: FFmpeg would parse a path for protocols ("concat:").
     with path.open("rb") as file:
       if not file.read(1):
         raise UserError(f"{path}: is empty (0 bytes); copy it again")
       file.seek(0)
       return _decode(file, path)
-  except (FFmpegError, ValueError) as e:  # before OSError: some are both
+  except (FFmpegError, ValueError) as e:  # first, since some are OSErrors as well
     raise UserError(
-      f"{path}: not a sound file that can be decoded; copy it again, or make it wav"
+      f"{path}: not a sound file that can be decoded; copy it again, or convert to wav"
     ) from e
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
@@ -88,19 +89,22 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
       blocks.append(mono(frame))
       rates.add(frame.sample_rate)
   if not blocks:
-    raise UserError(f"{path}: holds no sound that can be decoded; copy it again")
+    raise UserError(f"{path}: contains no decodable sound; copy it again")
   if len(rates) > 1:
-    raise UserError(f"{path}: changes its sample rate on the way ({sorted(rates)} Hz)")
+    raise UserError(
+      f"{path}: its sample rate changes within the file ({sorted(rates)} Hz); "
+      "convert it to wav"
+    )
   return np.concatenate(blocks), rates.pop()
 
 
 def decoded_frames(container, stream) -> Iterator:
-  """Frames of a stream; what is damaged is skipped, a cut-off file ends early."""
+  """Yields the frames of a stream, skipping damaged packets, up to any truncation."""
   packets = container.demux(stream)
   while True:
     try:
       packet = next(packets)
-    except (StopIteration, FFmpegError):  # the end, or where the file was cut off
+    except (StopIteration, FFmpegError):  # the end of the file, or its truncation
       return
     try:
       yield from packet.decode()
@@ -109,18 +113,18 @@ def decoded_frames(container, stream) -> Iterator:
 
 
 def mono(frame: av.AudioFrame) -> np.ndarray:
-  """(samples,) float32: the channels of a frame, scaled to [-1, 1] and averaged."""
+  """The mean of a frame's channels, scaled to [-1, 1]: (samples,) float32."""
   if frame.format.is_planar and frame.layout.nb_channels > _MAX_PLANES:
     (frame,) = av.AudioResampler(frame.format.packed.name).resample(frame)
   samples = frame.to_ndarray()  # (channels, samples), or (1, samples * channels)
   if not frame.format.is_planar:
     samples = samples.reshape(frame.samples, -1).T
-  with np.errstate(over="ignore", invalid="ignore"):  # `to_model_rate` reports those
+  with np.errstate(over="ignore", invalid="ignore"):  # reported by `to_model_rate`
     return _to_float(samples).mean(0, dtype=np.float64).astype(np.float32)
 
 
 def _to_float(pcm: np.ndarray) -> np.ndarray:
-  """Integer samples of any width to floats in [-1, 1); floats are left as they are."""
+  """Scales integer samples of any width to floats in [-1, 1); keeps floats as is."""
   if pcm.dtype.kind == "f":
     return pcm
   half = 2.0 ** (8 * pcm.dtype.itemsize - 1)
@@ -130,19 +134,19 @@ def _to_float(pcm: np.ndarray) -> np.ndarray:
 def to_model_rate(
   audio: np.ndarray, sample_rate: float, name: str = "audio"
 ) -> np.ndarray:
-  """Any mono sound as the models take it.
+  """Converts mono audio to the models' format.
 
   Args:
-    audio: (samples,) floats in [-1, 1], or 8 (unsigned), 16 or 32 bit integers.
+    audio: (samples,) floats in [-1, 1], or integers: uint8, int16 or int32.
     sample_rate: of `audio`, in Hz.
-    name: what messages call it.
+    name: of the audio in error messages.
 
   Returns:
-    (samples',) float32 at 16 kHz; the same samples where they were that already.
+    (samples',) float32 at 16 kHz; audio that already has this format is not changed.
 
   Raises:
-    UserError: wrong shape, type, range or rate; NaN or infinity; shorter than one
-      pose frame (1/15 s).
+    UserError: wrong shape, type, range or sample rate; NaN or infinity; or shorter than
+      half a pose frame (1/30 s).
   """
   audio = np.asarray(audio)
   _check_array(audio, name)
@@ -159,13 +163,14 @@ def to_model_rate(
     mono = _resample(mono, sample_rate)
   if not audio_lib.num_frames(len(mono)):
     raise UserError(
-      f"{name}: lasts {seconds:.4f} s, shorter than one frame (1/{audio_lib.FPS} s)"
+      f"{name}: lasts {seconds:.4f} s, shorter than half a frame "
+      f"(1/{2 * audio_lib.FPS} s); give a longer sound"
     )
   return mono
 
 
 def _resample(mono: np.ndarray, sample_rate: float) -> np.ndarray:
-  """As `librosa.resample`, which takes more than a second to import."""
+  """Equal to `librosa.resample`, which takes more than a second to import."""
   length = math.ceil(len(mono) * (audio_lib.SAMPLE_RATE / sample_rate))
   resampled = soxr.resample(mono, sample_rate, audio_lib.SAMPLE_RATE, "HQ")[:length]
   return np.pad(resampled, (0, length - len(resampled)))
@@ -182,7 +187,7 @@ def _check_array(audio: np.ndarray, name: str) -> None:
       "uint8, int16 or int32"
     )
   if not audio.size:
-    raise UserError(f"{name}: holds no samples")
+    raise UserError(f"{name}: contains no samples")
 
 
 def _check_values(floats: np.ndarray, name: str) -> None:
@@ -190,7 +195,7 @@ def _check_values(floats: np.ndarray, name: str) -> None:
   if bad.size:
     raise UserError(
       f"{name}: {bad.size} of {floats.size} samples are NaN or infinite, "
-      f"the first is number {bad[0]}"
+      f"first at index {bad[0]}"
     )
   peak = np.abs(floats).max()
   if peak > audio_lib.MAX_PEAK:
@@ -201,16 +206,17 @@ def _check_values(floats: np.ndarray, name: str) -> None:
 
 
 def find_audio_files(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """The sound files that a path stands for.
+  """Lists the audio files that a path refers to.
 
   Args:
-    path: a sound file; a `.txt` list of them, one path per line, absolute or relative
+    path: an audio file; a `.txt` list of them, one path per line, absolute or relative
       to the list's folder (blank lines and `#` comments are skipped); or a folder,
-      whose files with one of `SUFFIXES` are taken in order of name.
+      whose files with one of `SUFFIXES` are taken in alphabetical order.
 
   Raises:
-    UserError: there is nothing at `path` or no sound file in it, a line of the list
-      is no file, or two files have one stem (their outputs would have one name).
+    UserError: `path` does not exist or contains no audio file, a line of the list is
+      not a file, or two files have the same stem, so that their outputs would have the
+      same name.
   """
   path = pathlib.Path(path)
   if os.path.isdir(path):
@@ -243,7 +249,7 @@ def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
   ]
   if not files:
-    raise UserError(f"{folder}: holds no sound files ({' '.join(SUFFIXES)})")
+    raise UserError(f"{folder}: contains no sound files ({' '.join(SUFFIXES)})")
   return files
 
 

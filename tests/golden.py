@@ -1,21 +1,36 @@
-"""The recorded numbers of the original implementation, and its weights by recipe."""
+"""Numbers recorded from the original implementation, and how to rebuild its inputs.
 
+The weights are not stored: `recipe` draws every array from its name. The audio is the
+sample that is shipped with the project. See tests/data/README.md.
+"""
+
+import functools
 import json
 import pathlib
 import zlib
 
 import numpy as np
 
+from sdt_jax import audio_file
+
 DATA = pathlib.Path(__file__).parent / "data"
+SPEECH = pathlib.Path(audio_file.__file__).parent / "assets" / "sample_speech.flac"
+
+
+@functools.cache
+def speech() -> np.ndarray:
+  """(samples,) float32, 16 kHz: 11 s of speech."""
+  return audio_file.load_audio(SPEECH)
 
 
 def load(name: str) -> dict[str, np.ndarray]:
+  """The arrays of `tests/data/<name>.npz`."""
   with np.load(DATA / f"{name}.npz", allow_pickle=False) as arrays:
     return dict(arrays)
 
 
 def recipe(key: str, shape: tuple[int, ...]) -> np.ndarray:
-  """The array that stands for the parameter `key` in every recording."""
+  """The array named `key` in every recording, such as a parameter of the original."""
   rng = np.random.default_rng(zlib.crc32(key.encode()))
   if key.endswith("running_var"):
     a = 1 + 0.2 * rng.random(shape)
@@ -33,7 +48,7 @@ def recipe(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def state_dict(experiment: str) -> dict[str, np.ndarray]:
-  """State dict of the original, without its constant buffers and counters."""
+  """State dict of the original by its names, without constant buffers and counters."""
   manifest = json.loads((DATA / "state_dict_manifest.json").read_text())
   return {
     name: recipe(name, tuple(shape))
@@ -43,7 +58,7 @@ def state_dict(experiment: str) -> dict[str, np.ndarray]:
 
 
 def relative_error(ours, theirs) -> float:
-  """Largest deviation, relative to the largest value."""
+  """Largest absolute difference, divided by the largest absolute value."""
   ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
   return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

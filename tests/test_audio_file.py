@@ -1,4 +1,4 @@
-"""Sound files: exact for PCM, close for codecs, one line for anything else."""
+"""Audio files: PCM is read exactly, codecs closely; all else is a one-line error."""
 
 import contextlib
 import fractions
@@ -25,8 +25,8 @@ def tone(seconds=1.0, rate=RATE, frequency=330.0):
 
 
 def encode(path, channels, rate, codec, container=None, picture=False):
-  """Writes (channels, samples) floats."""
-  if codec == "vorbis":  # FFmpeg's own encoder of it is experimental
+  """Writes (channels, samples) floats; with `picture`, beside a video track."""
+  if codec == "vorbis":  # FFmpeg's own Vorbis encoder is experimental
     soundfile.write(path, channels.T, rate)
     return
   with av.open(str(path), "w", format=container) as out:
@@ -49,7 +49,7 @@ def encode(path, channels, rate, codec, container=None, picture=False):
 
 
 def line(call, *args):
-  """The message of the UserError that a call must raise: one line."""
+  """Message of the UserError that `call` must raise; asserts that it is one line."""
   with pytest.raises(UserError) as e:
     call(*args)
   assert "\n" not in str(e.value)
@@ -62,7 +62,7 @@ def line(call, *args):
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
 def test_pcm_wav_is_exact(tmp_path, subtype, bits, rate):
   pcm = np.random.default_rng(bits).integers(-(2**31), 2**31, 5000)
-  pcm = (pcm >> (32 - bits)) << (32 - bits)  # what this many bits can hold
+  pcm = (pcm >> (32 - bits)) << (32 - bits)  # representable with this many bits
   path = tmp_path / "a.wav"
   soundfile.write(path, pcm.astype(np.int32), rate, subtype=subtype)
   samples, read_rate = read_audio(path)
@@ -116,10 +116,10 @@ def test_codecs_give_the_mean_of_the_channels(
     assert spectrum[k - 2 : k + 3].max() == pytest.approx(amplitude, rel=0.15)
 
 
-def test_many_planar_channels_are_read(tmp_path):  # PyAV alone crashes on them
+def test_many_planar_channels_are_read(tmp_path):  # PyAV alone would crash
   encode(tmp_path / "a.m4a", np.stack([tone()] * 8), RATE, "aac", "ipod")
   samples, _ = read_audio(tmp_path / "a.m4a")
-  # The encoder takes the tone out of the eighth, which is for low frequencies.
+  # The encoder removes the tone from the eighth channel, reserved for low frequencies.
   assert samples.std() == pytest.approx(7 / 8 * tone().std(), rel=0.05)
 
 
@@ -133,7 +133,9 @@ def test_tags_need_not_be_unicode(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("suffix", "codec", "container", "picture"), FORMATS)
-def test_damaged_files_raise_nothing_else(tmp_path, suffix, codec, container, picture):
+def test_damaged_files_raise_only_user_errors(
+  tmp_path, suffix, codec, container, picture
+):
   path = tmp_path / f"a.{suffix}"
   encode(path, tone(0.3)[None], 48_000, codec, container, picture)
   whole = path.read_bytes()
@@ -181,9 +183,9 @@ def test_unsigned_bytes_are_scaled():
     (np.float32(0), 16_000, "shape ()"),
     (np.zeros(0), 16_000, "no samples"),
     (np.r_[np.zeros(2000), np.nan], 16_000, "1 of 2001 samples are NaN or infinite"),
-    (np.r_[np.inf, np.zeros(2000)], 16_000, "the first is number 0"),
-    (np.zeros(1066), 16_000, "shorter than one frame"),
-    (np.zeros(2900), 44_100, "shorter than one frame"),
+    (np.r_[np.inf, np.zeros(2000)], 16_000, "first at index 0"),
+    (np.zeros(533), 16_000, "shorter than half a frame"),
+    (np.zeros(1460), 44_100, "shorter than half a frame"),
     (np.zeros(16_000), 0, "sample rate is 0 Hz"),
     (np.zeros(16_000), -16_000, "sample rate is -16000 Hz"),
     (np.zeros(16_000), float("nan"), "sample rate is nan Hz"),
@@ -193,14 +195,14 @@ def test_unsigned_bytes_are_scaled():
     (np.zeros(16_000, complex), 16_000, "type complex128"),
   ],
 )
-def test_bad_arrays_are_named(samples, rate, words):
+def test_bad_arrays_raise_an_error_with_the_reason(samples, rate, words):
   message = line(to_model_rate, samples, rate)
   assert message.startswith("audio: ")
   assert words in message
 
 
-def test_one_frame_is_enough():
-  assert len(to_model_rate(np.zeros(1067), 16_000)) == 1067
+def test_half_a_frame_is_long_enough():
+  assert len(to_model_rate(np.zeros(534), 16_000)) == 534
 
 
 def wav_bytes(samples):
@@ -226,25 +228,27 @@ NOT_SOUND = {
   "noise": (np.random.default_rng(0).bytes(9999), "not a sound file"),
   "picture": (png_bytes(), "not a sound file"),
   "header_only": (wav_bytes(tone(rate=16_000))[:30], "not a sound file"),
-  "no_samples": (wav_bytes(np.zeros(0)), "holds no sound"),
-  "one_sample": (wav_bytes(np.zeros(1)), "shorter than one frame"),
+  "no_samples": (wav_bytes(np.zeros(0)), "contains no decodable sound"),
+  "one_sample": (wav_bytes(np.zeros(1)), "shorter than half a frame"),
 }
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".m4a", ""])
 @pytest.mark.parametrize("case", NOT_SOUND)
-def test_what_is_no_sound_is_named(tmp_path, case, suffix, capfd):
+def test_files_without_sound_raise_an_error_with_the_path(
+  tmp_path, case, suffix, capfd
+):
   content, words = NOT_SOUND[case]
   path = tmp_path / f"{case}{suffix}"
   path.write_bytes(content)
   message = line(load_audio, path)
   assert message.startswith(f"{path}: ")
-  # By its suffix FFmpeg may take noise for a damaged mp3, and find nothing in it.
-  assert words in message or (suffix == ".mp3" and "holds no sound" in message)
+  # Because of the suffix, FFmpeg may take noise for a damaged mp3 without any sound.
+  assert words in message or (suffix == ".mp3" and "no decodable sound" in message)
   assert capfd.readouterr() == ("", "")
 
 
-def test_video_without_sound_is_named(tmp_path):
+def test_a_video_without_sound_raises_an_error(tmp_path):
   path = tmp_path / "mute.mp4"
   with av.open(str(path), "w") as out:
     video = out.add_stream("mpeg4", rate=25)
@@ -254,7 +258,7 @@ def test_video_without_sound_is_named(tmp_path):
   assert line(load_audio, path) == f"{path}: has no sound track; give a file with sound"
 
 
-def test_nan_in_a_float_wav_is_named(tmp_path):
+def test_nan_in_a_float_wav_raises_an_error(tmp_path):
   path = tmp_path / "nan.wav"
   samples = np.zeros(4000, np.float32)
   samples[7] = np.nan
@@ -262,13 +266,13 @@ def test_nan_in_a_float_wav_is_named(tmp_path):
   assert line(load_audio, path).startswith(f"{path}: 1 of 4000 samples are NaN")
 
 
-def test_missing_file_and_folder_are_named(tmp_path):
+def test_a_missing_file_or_a_folder_raises_an_error(tmp_path):
   for path in (tmp_path / "no.wav", tmp_path, tmp_path / ("long" * 100)):
     assert line(load_audio, path).startswith(f"{path}: cannot be read (")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file_is_named(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_an_unreadable_file_raises_an_error(tmp_path):
   path = tmp_path / "a.wav"
   path.write_bytes(wav_bytes(tone(rate=16_000)))
   path.chmod(0)
@@ -279,7 +283,9 @@ def test_unreadable_file_is_named(tmp_path):
   ("suffix", "codec", "container"),
   [("wav", "pcm_s16le", "wav"), ("mp3", "libmp3lame", "mp3"), ("flac", "flac", "flac")],
 )
-def test_truncated_files_give_what_is_there(tmp_path, suffix, codec, container, capfd):
+def test_the_rest_of_a_truncated_file_is_read(
+  tmp_path, suffix, codec, container, capfd
+):
   path = tmp_path / f"a.{suffix}"
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE)
   encode(path, noise[None], RATE, codec, container)
@@ -292,7 +298,7 @@ def test_truncated_files_give_what_is_there(tmp_path, suffix, codec, container, 
   assert capfd.readouterr() == ("", "")
 
 
-def test_truncated_m4a_is_named(tmp_path):  # its index stands at the end
+def test_a_truncated_m4a_raises_an_error(tmp_path):  # its index is at the end
   path = tmp_path / "a.m4a"
   encode(path, tone(2.0)[None], RATE, "aac", "ipod")
   path.write_bytes(path.read_bytes()[:-2000])
@@ -304,12 +310,12 @@ def touch(folder, *names):
     (folder / name).write_bytes(b"x")
 
 
-def test_a_file_stands_for_itself(tmp_path):
+def test_a_file_is_found_as_itself(tmp_path):
   touch(tmp_path, "talk.strange")
   assert find_audio_files(tmp_path / "talk.strange") == [tmp_path / "talk.strange"]
 
 
-def test_a_folder_stands_for_its_sound_files(tmp_path):
+def test_a_folder_gives_its_sound_files(tmp_path):
   touch(tmp_path, "b.wav", "a.MP3", "c.txt", "._d.wav", "notes.md")
   (tmp_path / "deeper").mkdir()
   touch(tmp_path / "deeper", "e.wav")
@@ -317,7 +323,7 @@ def test_a_folder_stands_for_its_sound_files(tmp_path):
   assert [f.name for f in find_audio_files(tmp_path)] == ["a.MP3", "b.wav"]
 
 
-def test_a_list_stands_for_its_lines(tmp_path):
+def test_a_list_gives_the_files_of_its_lines(tmp_path):
   (tmp_path / "in").mkdir()
   touch(tmp_path / "in", "ä b.wav", "c.flac")
   absolute = tmp_path / "in" / "c.flac"
@@ -340,7 +346,7 @@ def test_a_list_stands_for_its_lines(tmp_path):
     (b"\xff\xfe\x00\x01", "cannot be read as a text file"),
   ],
 )
-def test_bad_lists_are_named(tmp_path, text, words):
+def test_bad_lists_raise_an_error_with_the_reason(tmp_path, text, words):
   touch(tmp_path, "a.wav", "a.flac")
   path = tmp_path / "list.txt"
   path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -349,19 +355,19 @@ def test_bad_lists_are_named(tmp_path, text, words):
   assert words in message
 
 
-def test_nothing_to_find_is_named(tmp_path):
+def test_a_path_without_sound_files_raises_an_error(tmp_path):
   assert "no such file or folder" in line(find_audio_files, tmp_path / "no")
-  assert "holds no sound files" in line(find_audio_files, tmp_path)
+  assert "contains no sound files" in line(find_audio_files, tmp_path)
 
 
-def test_equal_stems_in_a_folder_name_both(tmp_path):
+def test_equal_stems_in_a_folder_raise_an_error_with_both_files(tmp_path):
   touch(tmp_path, "a.wav", "a.mp4", "b.wav")
   message = line(find_audio_files, tmp_path)
   assert "a.mp4" in message
   assert "a.wav" in message
 
 
-def test_nothing_is_imported_that_resampling_alone_needs():
+def test_importing_audio_file_does_not_import_numba():
   code = "import sys, sdt_jax.audio_file; print('numba' in sys.modules)"
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert out.stdout.strip() == "False", out.stderr

@@ -1,7 +1,6 @@
-"""The Frechet distance: closed forms, invariances, degenerate sets, the interval."""
+"""Frechet distance: closed forms, invariances, degenerate sets, intervals."""
 
-import pathlib
-
+import golden
 import numpy as np
 import pytest
 import scipy.linalg
@@ -9,7 +8,7 @@ import scipy.linalg
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import frechet
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "metrics.npz")
+GOLDEN = golden.load("metrics")
 
 
 def features(seed, clips=200, size=32, scale=1.0):
@@ -27,7 +26,7 @@ def test_golden():
   assert both.value == pytest.approx(float(GOLDEN["FTD_mu_logvar"]), rel=1e-6)
 
 
-def test_equal_sets_are_at_0_even_with_fewer_clips_than_dimensions():
+def test_equal_sets_have_distance_0_even_with_fewer_clips_than_dimensions():
   for clips in (2, 10, 200):
     found = frechet.ftd(features(0, clips), features(0, clips))
     assert 0 <= found.value < 1e-10
@@ -53,7 +52,7 @@ def test_equals_the_definition_by_a_matrix_root():
   np.testing.assert_allclose(between(a, b), expected, rtol=1e-8)
 
 
-def test_rotation_and_order_do_not_matter():
+def test_distance_is_invariant_to_rotation_and_order():
   a, b = features(0), 1.3 * features(1) + 0.2
   rotation = np.linalg.qr(features(2, 32))[0]
   np.testing.assert_allclose(between(a @ rotation, b @ rotation), between(a, b))
@@ -62,7 +61,7 @@ def test_rotation_and_order_do_not_matter():
   np.testing.assert_allclose(between(a, shuffled), between(a, b))
 
 
-def test_grows_with_noise_and_two_halves_are_near():
+def test_distance_grows_with_noise_and_is_small_between_two_halves():
   truth, noise = features(0, 4000, 8), features(1, 4000, 8)
   distances = [between(truth + s * noise, truth) for s in (0, 0.2, 0.5, 1, 2)]
   assert np.all(np.diff(distances) > 0)
@@ -84,8 +83,8 @@ def test_many_distances_at_once_equal_one_by_one():
   np.testing.assert_allclose(frechet.frechet_distance(*stacked), expected)
 
 
-def test_interval_is_that_of_resampled_clips():
-  """The fast moments by draw counts equal fitting each resample anew."""
+def test_interval_equals_that_of_resampled_clips():
+  """The fast moments from draw counts equal those of each resample."""
   a, b = features(0, 30, 4), features(1, 30, 4) + 0.5
   draws = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=5)
   means, covs = frechet._resampled(a, draws.astype(float))
@@ -100,8 +99,8 @@ def test_interval_is_that_of_resampled_clips():
   assert frechet.ftd(a, b, seed=1) != found
 
 
-def test_interval_covers_what_other_clips_would_have_given():
-  """Of the same number of clips from the same two distributions."""
+def test_interval_covers_the_distance_of_other_clips():
+  """Drawn from the same two distributions, in the same number."""
   results = [
     frechet.ftd(features(2 * i, 60, 4), 1.5 * features(2 * i + 1, 60, 4) + 0.5)
     for i in range(40)

@@ -1,10 +1,11 @@
-"""Loss terms against their formulas, and their gradients where they are delicate."""
+"""Loss terms equal their formulas; gradients near degenerate variances."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdt_jax import keypoints as kp
 from sdt_jax.training import losses
 
 RNG = np.random.default_rng(0)
@@ -12,7 +13,7 @@ TEMPLATES = RNG.standard_normal((6, 5)).astype(np.float32) * 0.7 + 0.3
 
 
 def _naive_template_kl(templates: np.ndarray) -> float:
-  """KL of the fitted Gaussian, one dimension after the other."""
+  """KL of the fitted Gaussian from the standard normal, dimension by dimension."""
   total = 0.0
   for column in templates.astype(np.float64).T:
     mean = sum(column) / len(column)
@@ -22,7 +23,7 @@ def _naive_template_kl(templates: np.ndarray) -> float:
 
 
 def test_l1_is_the_mean_absolute_error():
-  a, b = RNG.standard_normal((2, 3, 4, 2, 121))
+  a, b = RNG.standard_normal((2, 3, 4, *kp.UPPER_BODY.shape))
   assert losses.l1(a, b) == pytest.approx(np.mean(np.abs(a - b)), rel=1e-5)
   assert losses.l1(a, a) == 0
 
@@ -32,7 +33,7 @@ def test_template_kl_is_the_formula():
   assert losses.template_kl(TEMPLATES) == pytest.approx(expected, rel=1e-5)
 
 
-def test_frames_count_as_samples():
+def test_template_kl_treats_frames_as_samples():
   by_frame = RNG.standard_normal((4, 3, 5)).astype(np.float32)
   expected = _naive_template_kl(by_frame.reshape(12, 5))
   assert losses.template_kl(by_frame) == pytest.approx(expected, rel=1e-5)
@@ -46,7 +47,7 @@ def test_template_kl_is_zero_for_standard_moments():
   assert losses.template_kl(templates + 1) > 0.1
 
 
-def test_the_gradient_of_template_kl_is_the_slope():
+def test_the_gradient_of_template_kl_equals_finite_differences():
   gradient = jax.grad(losses.template_kl)(jnp.asarray(TEMPLATES))
   for row, column in ((0, 0), (3, 2), (5, 4)):
     step = np.zeros_like(TEMPLATES, np.float64)
@@ -55,10 +56,10 @@ def test_the_gradient_of_template_kl_is_the_slope():
     assert gradient[row, column] == pytest.approx((up - down) / 2e-4, rel=1e-3)
 
 
-@pytest.mark.parametrize("still", [[0], [0, 1, 2, 3, 4]])
-def test_template_kl_waits_while_any_variance_is_zero(still):
+@pytest.mark.parametrize("constant", [[0], [0, 1, 2, 3, 4]])
+def test_template_kl_is_zero_while_any_variance_is_zero(constant):
   templates = TEMPLATES.copy()
-  templates[:, still] = 0.25  # a value whose mean is exact
+  templates[:, constant] = 0.25  # the float32 mean of this value is exact
   value, gradient = jax.value_and_grad(losses.template_kl)(jnp.asarray(templates))
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)
@@ -82,7 +83,7 @@ def test_gaussian_kl_is_the_formula():
   assert losses.gaussian_kl(mean, log_var) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
-def test_gaussian_kl_is_least_at_the_standard_normal():
+def test_gaussian_kl_is_minimal_for_the_standard_normal():
   zero = jnp.zeros((2, 3))
   value, gradients = jax.value_and_grad(losses.gaussian_kl, argnums=(0, 1))(zero, zero)
   assert value == 0
@@ -94,7 +95,7 @@ def test_gaussian_kl_is_least_at_the_standard_normal():
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_least_squares(target):
+def test_least_squares_is_the_formula(target):
   score = RNG.standard_normal((4, 15))
   expected = np.mean((score - target) ** 2)
   assert losses.least_squares(score, target) == pytest.approx(expected, rel=1e-5)

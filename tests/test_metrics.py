@@ -1,10 +1,10 @@
-"""Each metric against a naive loop and the original's numbers; its invariances."""
+"""Each metric equals a naive loop and the original's numbers; its invariances."""
 
 import dataclasses
 import itertools
 import json
-import pathlib
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +15,14 @@ from sdt_jax.audio import FPS, SAMPLE_RATE
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import metrics
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "metrics.npz")
-POINTS = range(kp.NUM_KEYPOINTS)
+GOLDEN = golden.load("metrics")
+SKELETON = kp.UPPER_BODY
+JOINTS = range(SKELETON.num_joints)
 
 
 def random_poses(seed, clips=3, frames=7):
   rng = np.random.default_rng(seed)
-  return rng.normal(0, 100, (clips, frames, 2, kp.NUM_KEYPOINTS)).astype(np.float32)
+  return rng.normal(0, 100, (clips, frames, *SKELETON.shape)).astype(np.float32)
 
 
 PRED, TRUTH = random_poses(0), random_poses(1)
@@ -41,7 +42,7 @@ def test_golden():
   np.testing.assert_allclose(values["lip_sync"].mean(), expected, rtol=1e-6)
 
 
-# --- Naive loops over one clip, (T, 2, 121)
+# --- Naive loops over one clip, (T, dims, joints)
 
 
 def naive_l2(pred, truth):
@@ -49,13 +50,13 @@ def naive_l2(pred, truth):
     [
       distance(p[:, k], t[:, k])
       for p, t in zip(pred, truth, strict=True)
-      for k in POINTS
+      for k in JOINTS
     ]
   )
 
 
 def naive_lip_sync(pred, truth):
-  upper, lower = kp.INDEX_121["face_62"], kp.INDEX_121["face_66"]
+  upper, lower = SKELETON.index["face_62"], SKELETON.index["face_66"]
   opening = [distance(p[:, upper], p[:, lower]) for p in pred]
   true_opening = [distance(t[:, upper], t[:, lower]) for t in truth]
   largest = max(true_opening) + 1e-4
@@ -67,7 +68,7 @@ def naive_pck(pred, truth):
   hits = []
   for p, t in zip(pred, truth, strict=True):
     radius = 0.2 * max(t[0].max() - t[0].min(), t[1].max() - t[1].min())
-    hits += [distance(p[:, k], t[:, k]) <= radius for k in POINTS]
+    hits += [distance(p[:, k], t[:, k]) <= radius for k in JOINTS]
   return np.mean(hits)
 
 
@@ -77,7 +78,7 @@ def naive_lvd(pred, truth):
       distance(15 * (pred[t, :, k] - pred[t - 1, :, k]),
                15 * (truth[t, :, k] - truth[t - 1, :, k]))
       for t in range(1, len(pred))
-      for k in POINTS
+      for k in JOINTS
     ]
   )  # fmt: skip
 
@@ -91,7 +92,7 @@ def naive_acceleration(poses):
     [
       15**2 * np.hypot(*(poses[t + 1, :, k] - 2 * poses[t, :, k] + poses[t - 1, :, k]))
       for t in range(1, len(poses) - 1)
-      for k in POINTS
+      for k in JOINTS
     ]
   )
 
@@ -102,7 +103,7 @@ def naive_jerk(poses):
     [
       15**3 * np.hypot(*(x[t + 3] - 3 * x[t + 2] + 3 * x[t + 1] - x[t])[:, k])
       for t in range(len(x) - 3)
-      for k in POINTS
+      for k in JOINTS
     ]
   )
 
@@ -111,7 +112,7 @@ def naive_bone_length_cv(poses):
   cvs = []
   for side in ("left", "right"):
     for a, b in (("shoulder", "elbow"), ("elbow", "wrist")):
-      i, j = kp.INDEX_121[f"{side}_{a}"], kp.INDEX_121[f"{side}_{b}"]
+      i, j = SKELETON.index[f"{side}_{a}"], SKELETON.index[f"{side}_{b}"]
       lengths = [distance(p[:, i], p[:, j]) for p in poses]
       cvs.append(np.std(lengths) / np.mean(lengths))
   return np.mean(cvs)
@@ -126,7 +127,7 @@ def naive_bone_length_cv(poses):
     ("lvd", naive_lvd),
   ],
 )
-def test_against_the_truth_equals_naive_loop(name, naive):
+def test_comparison_with_the_truth_equals_naive_loop(name, naive):
   values = metrics.per_clip(PRED, TRUTH)[name]
   expected = [naive(p, t) for p, t in zip(PRED, TRUTH, strict=True)]
   np.testing.assert_allclose(values, expected, rtol=2e-5)
@@ -141,7 +142,7 @@ def test_against_the_truth_equals_naive_loop(name, naive):
     ("bone_length_cv", naive_bone_length_cv),
   ],
 )
-def test_of_a_motion_equals_naive_loop(name, naive):
+def test_motion_statistic_equals_naive_loop(name, naive):
   values = metrics.per_clip(PRED, TRUTH)
   np.testing.assert_allclose(values[name], [naive(p) for p in PRED], rtol=2e-5)
   truth = values[f"{name}_truth"]
@@ -165,7 +166,7 @@ def test_diversity_samples_is_the_mean_over_pairs():
 
 def test_hand_speed_histogram_equals_naive_loop():
   poses = random_poses(2) * np.float32(0.5)
-  wrists = [kp.INDEX_121["left_wrist"], kp.INDEX_121["right_wrist"]]
+  wrists = [SKELETON.index["left_wrist"], SKELETON.index["right_wrist"]]
   expected = np.zeros((len(poses), metrics.NUM_SPEED_BINS))
   for i, clip in enumerate(poses):
     for t in range(1, len(clip)):
@@ -173,7 +174,7 @@ def test_hand_speed_histogram_equals_naive_loop():
         speed = 15 * distance(clip[t, :, k], clip[t - 1, :, k])
         expected[i, min(int(speed / 25), 79)] += 1
   np.testing.assert_array_equal(metrics.hand_speed_histogram(poses), expected)
-  assert expected[:, -1].any()  # the open bin was tried
+  assert expected[:, -1].any()  # the open-ended bin is covered
   assert expected[:, :-1].any()
 
 
@@ -207,14 +208,14 @@ def test_constant_velocity_has_no_acceleration_and_constant_acceleration_no_jerk
   np.testing.assert_allclose(accelerated, expected, rtol=1e-5)
 
 
-def test_velocities_do_not_see_where_the_person_stands():
+def test_moving_the_person_does_not_change_velocities():
   moved = np.float32([300, -200])[:, None]
   before, after = metrics.per_clip(PRED, TRUTH), metrics.per_clip(PRED + moved, TRUTH)
   for name in ("lvd", "lip_sync", "diversity_l1", "acceleration", "jerk"):
     np.testing.assert_allclose(after[name], before[name], rtol=1e-4)
 
 
-def test_metrics_scale_with_the_picture():
+def test_metrics_scale_with_the_image():
   before, after = metrics.per_clip(PRED, TRUTH), metrics.per_clip(2 * PRED, 2 * TRUTH)
   for name in ("l2", "lvd", "diversity_l1", "acceleration", "jerk"):
     np.testing.assert_allclose(after[name], 2 * before[name], rtol=1e-6)
@@ -222,12 +223,12 @@ def test_metrics_scale_with_the_picture():
     np.testing.assert_allclose(after[name], before[name], rtol=1e-5)
 
 
-def test_pck_counts_a_point_just_within_the_box():
-  truth = np.zeros((1, 4, 2, kp.NUM_KEYPOINTS), np.float32)
-  truth[..., 0, 0] = 100  # the box is 100 px wide, so the radius 20 px
+def test_pck_counts_a_point_just_within_the_radius():
+  truth = np.zeros((1, 4, *SKELETON.shape), np.float32)
+  truth[..., 0, 0] = 100  # the bounding box is 100 px wide, so the radius is 20 px
   pred = truth.copy()
   pred[..., 1, 5], pred[..., 1, 6] = 19.5, 20.5
-  np.testing.assert_allclose(metrics.pck(pred, truth, 0.2), 1 - 1 / kp.NUM_KEYPOINTS)
+  np.testing.assert_allclose(metrics.pck(pred, truth, 0.2), 1 - 1 / SKELETON.num_joints)
 
 
 # --- Many devices, padding
@@ -250,12 +251,12 @@ def test_one_pass_equals_padded_batches_on_eight_devices():
 
 
 def test_a_clip_of_zeros_is_finite():
-  zeros = jnp.zeros((1, 5, 2, kp.NUM_KEYPOINTS))
+  zeros = jnp.zeros((1, 5, *SKELETON.shape))
   for value in metrics.per_clip(zeros, zeros).values():
     assert np.isfinite(value).all()
 
 
-def test_collect_leaves_out_what_was_padded_and_refuses_nothing():
+def test_collect_drops_padding_and_refuses_an_empty_result():
   batch = {"l2": np.array([1.0, 2.0, np.nan]), "counts": np.ones((3, 4))}
   gathered = metrics.collect([(batch, np.array([True, True, False]))])
   np.testing.assert_array_equal(gathered["l2"], [1, 2])
@@ -269,7 +270,7 @@ def test_collect_leaves_out_what_was_padded_and_refuses_nothing():
 # --- Means and intervals
 
 
-def test_summary_is_the_mean_and_its_interval_holds_it():
+def test_summary_is_the_mean_within_its_interval():
   rng = np.random.default_rng(0)
   values = {"a": rng.exponential(size=50), "b": np.full(50, 3.0)}
   summary = metrics.summarize(values)
@@ -282,14 +283,14 @@ def test_summary_is_the_mean_and_its_interval_holds_it():
   json.dumps(dataclasses.asdict(summary["a"]))
 
 
-def test_interval_covers_the_true_mean_about_as_often_as_it_says():
+def test_interval_covers_the_true_mean_as_often_as_stated():
   rng = np.random.default_rng(0)
-  tries = {str(i): rng.normal(5, 1, 40) for i in range(400)}
-  summary = metrics.summarize(tries).values()
+  samples = {str(i): rng.normal(5, 1, 40) for i in range(400)}
+  summary = metrics.summarize(samples).values()
   assert 0.90 < np.mean([s.low <= 5 <= s.high for s in summary]) < 0.98
 
 
-def test_weights_make_a_weighted_mean_and_leave_clips_out():
+def test_weights_give_a_weighted_mean_and_zero_excludes_a_clip():
   values = {"x": np.array([1.0, 2.0, np.nan]), "y": np.array([1.0, 2.0, 3.0])}
   summary = metrics.summarize(values, {"x": np.array([3, 1, 0])})
   assert summary["x"].value == pytest.approx(1.25)
@@ -319,14 +320,14 @@ def test_hellinger_equals_its_formula_and_is_0_for_equal_and_1_for_disjoint():
 
 
 def swinging_arms(stops_s, frames=64):
-  """A clip whose right forearm turns steadily and rests a frame at these times."""
-  poses = np.zeros((frames, 2, kp.NUM_KEYPOINTS))
-  rate = np.full(frames, 0.04)  # in all less than pi, where an angle would turn back
+  """A clip whose right forearm turns steadily, pausing for a frame at these times."""
+  poses = np.zeros((frames, *SKELETON.shape))
+  rate = np.full(frames, 0.04)  # less than pi in total, so that no angle wraps
   rate[np.round(np.asarray(stops_s) * FPS).astype(int)] = 0
   turned = np.cumsum(rate)
   for side, sign in (("right", -1), ("left", 1)):
     shoulder, elbow, wrist = (
-      kp.INDEX_121[f"{side}_{j}"] for j in ("shoulder", "elbow", "wrist")
+      SKELETON.index[f"{side}_{j}"] for j in ("shoulder", "elbow", "wrist")
     )
     angle = turned if side == "right" else 0 * turned
     poses[:, 0, shoulder] = sign * 150
@@ -353,21 +354,21 @@ def onsets():
   return metrics.audio_onsets(clicks(CLICKS_S))
 
 
-def test_onsets_are_where_the_clicks_are(onsets):
+def test_onsets_are_at_the_clicks(onsets):
   assert onsets.shape == CLICKS_S.shape
   np.testing.assert_allclose(onsets, CLICKS_S, atol=0.05)
   assert metrics.audio_onsets(np.zeros(68266, np.float32)).size == 0
 
 
-def test_motion_beats_are_where_the_arm_rests():
+def test_motion_beats_are_at_the_pauses_of_the_arm():
   poses = swinging_arms(CLICKS_S)
   mean_change = metrics.mean_angle_change(poses[None])
-  assert (mean_change > 0).sum() == 1  # one angle turns, the others are left out
+  assert (mean_change > 0).sum() == 1  # only one angle changes
   found = metrics.motion_beats(poses, mean_change)
   np.testing.assert_allclose(found, CLICKS_S, atol=0.5 / FPS)
 
 
-def test_beats_that_match_the_sound_score_higher(onsets):
+def test_beats_in_time_with_the_audio_score_higher(onsets):
   fitting, late = swinging_arms(CLICKS_S), swinging_arms(CLICKS_S + 0.4)
   still = np.zeros_like(fitting)
   mean_change = metrics.mean_angle_change(fitting[None])
@@ -388,7 +389,7 @@ def naive_bc(poses, onsets, mean_change):
   for frame in poses:
     angles.append([])
     for chain in names:
-      joints = [np.zeros(2)] + [frame[:, kp.INDEX_121[n]] for n in chain]
+      joints = [np.zeros(2)] + [frame[:, SKELETON.index[n]] for n in chain]
       bones = [b - a for a, b in itertools.pairwise(joints)]
       units = [b / np.linalg.norm(b) for b in bones]
       angles[-1] += [np.arccos(units[i] @ units[i + 1]) for i in (0, 1)]

@@ -1,4 +1,4 @@
-"""Forward passes of every network against the original's, and their properties."""
+"""Every network: forward passes equal the original's; further properties."""
 
 import functools
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sdt_jax import audio
+from sdt_jax import keypoints as kp
 from sdt_jax.interop import names
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
@@ -50,7 +51,7 @@ def test_generator_equals_the_original_in_training(experiment, tolerance):
 
 def test_batch_statistics_equal_the_original_after_two_passes():
   module, variables, _, recorded = _generator("s2g")
-  # The recording ran the audio encoder once alone, then inside the generator.
+  # The recording ran the audio encoder once alone and once inside the generator.
   _, updated = module.apply(
     variables,
     MEL,
@@ -72,22 +73,22 @@ def test_batch_statistics_equal_the_original_after_two_passes():
 
 
 @pytest.mark.parametrize("experiment", ["s2g", "sdt_bp"])
-def test_generator_takes_any_length(experiment, speech):
+def test_generator_takes_any_length(experiment):
   module, variables, code, recorded = _generator(experiment)
   frames = int(recorded["long_num_frames"])
-  sound = speech[None, : int(recorded["long_num_samples"])]
+  sound = golden.speech()[None, : int(recorded["long_num_samples"])]
   mel = audio.mel_spectrogram(jnp.asarray(sound))
   template = None if code is None else code[:1]
   poses = module.apply(variables, mel, template, frames)
   assert golden.relative_error(poses, recorded["poses_long_eval"]) < 1e-4
 
 
-def test_a_constant_template_by_frame_equals_the_template_by_clip():
+def test_a_template_repeated_for_every_frame_equals_one_template_per_clip():
   module, variables, code, _ = _generator("sdt_bp")
-  by_frame = jnp.repeat(code[:, None], 64, axis=1)
+  per_frame = jnp.repeat(code[:, None], 64, axis=1)
   np.testing.assert_allclose(
     module.apply(variables, MEL, code, 64),
-    module.apply(variables, MEL, by_frame, 64),
+    module.apply(variables, MEL, per_frame, 64),
     rtol=1e-6,
   )
 
@@ -98,7 +99,7 @@ def test_every_norm_gives_finite_poses(norm):
   template = jnp.ones((2, 5))
   variables = module.init(jax.random.key(0), MEL, template, 64)
   poses = module.apply(variables, MEL, template, 64)
-  assert poses.shape == (2, 64, 2, 121)
+  assert poses.shape == (2, 64, *kp.UPPER_BODY.shape)
   assert np.isfinite(poses).all()
   assert ("batch_stats" in variables) == (norm == "bn")
 
@@ -140,7 +141,7 @@ def test_pose_vae_equals_the_original(train):
   assert golden.relative_error(decoded, recorded[f"decoded_{kind}"]) < tolerance
 
 
-def test_weights_have_the_scale_of_pytorchs_initialisation():
+def test_initial_weights_have_the_scale_of_pytorch():
   module = Generator()
   variables = module.init(jax.random.key(0), MEL[:1], jnp.zeros((1, 32)), 64)
   kernel = variables["params"]["unet"]["e1"]["conv"]["kernel"]
@@ -151,7 +152,7 @@ def test_weights_have_the_scale_of_pytorchs_initialisation():
 
 
 def _small(norm):
-  """A small generator with random numbers for parameters and statistics."""
+  """A small generator with random parameters and running statistics."""
   module = Generator(channels=8, audio_channels=(4, 4, 8, 8), norm=norm)
   init = functools.partial(module.init, num_frames=32)
   shapes = jax.eval_shape(
@@ -163,18 +164,18 @@ def _small(norm):
 
 @pytest.fixture
 def compile_fast():
-  """Compiling takes longer than running here."""
+  """Turns off most compiler passes: compiling takes longer than running here."""
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-# Norms over the 3 steps of the deepest level make much of rounding.
+# Normalising over the 3 time steps of the deepest level amplifies rounding errors.
 @pytest.mark.parametrize(
   ("norm", "frame_wise", "tolerance"),
   [("in_star", False, 1e-5), ("bn", True, 1e-5), ("in", True, 1e-4)],
 )
-def test_what_follows_a_sequence_does_not_matter(
+def test_padding_after_a_sequence_does_not_change_its_poses(
   compile_fast, norm, frame_wise, tolerance
 ):
   module, variables = _small(norm)

@@ -1,7 +1,8 @@
-"""Six optimisation steps of every experiment against the original's."""
+"""Six optimisation steps of every experiment equal those of the original."""
 
 import functools
 import json
+from collections.abc import Callable
 
 import golden
 import jax
@@ -11,6 +12,7 @@ import optax
 import pytest
 from sdt_jax.training.voice2pose import AXIS
 
+from sdt_jax import keypoints as kp
 from sdt_jax.interop import names
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
@@ -20,24 +22,11 @@ from sdt_jax.training import pose2pose, voice2pose
 NUM_STEPS, BANK = 6, 10
 
 
-def _batch(step: int, speech: np.ndarray | None) -> dict[str, np.ndarray]:
-  batch = {
-    "poses": golden.recipe(f"poses/step{step}", (4, 64, 2, 121)),
-    "index": np.array([(3 * step + i) % BANK for i in range(4)], np.int32),
-  }
-  if speech is not None:
-    starts = [(o + 1111 * step) % 120_000 for o in (0, 30_000, 60_000, 110_000)]
-    batch["audio"] = np.stack([speech[s : s + 68_266] for s in starts])
-  return batch
-
-
-def _optimizers(*entries, optimizer=None):
-  optimizer = optimizer or optax.adam(1e-4, b1=0.9, b2=0.999, eps=1e-8)
-  return dict.fromkeys(entries, optimizer)
+# --- All calls into the code under test: models, their first state, their functions
 
 
 def _voice2pose(experiment, optimizer=None):
-  """Experiment and its state before the first step, weights by the recipe."""
+  """Model and state before the first step, with the recorded initial weights."""
   gan = experiment == "s2g"
   model = voice2pose.Voice2Pose(
     generator=Generator(norm="bn" if gan else "in_star", axis_name=AXIS),
@@ -52,26 +41,89 @@ def _voice2pose(experiment, optimizer=None):
   )
   state = voice2pose.init(model, jax.random.key(0), BANK)
   weights = golden.state_dict("voice2pose_s2g_model" if gan else "voice2pose_sdt_bp")
-  tables = {"generator": (names.GENERATOR, "netG.")}
+  _set_network(state, "generator", weights, names.GENERATOR, "netG.")
   if gan:
-    tables["discriminator"] = (names.DISCRIMINATOR, "netD_pose.")
-  for name, (table, prefix) in tables.items():
-    variables = names.to_flax(weights, table, state.network(name), prefix)
-    state.params[name] = variables["params"]
-    state.batch_stats[name] = variables.get("batch_stats", {})
+    _set_network(state, "discriminator", weights, names.DISCRIMINATOR, "netD_pose.")
   if experiment == "sdt_vae":
     state.bank["mean"] = jnp.asarray(golden.recipe("external_code", (BANK, 32)))
   return model, state
 
 
-def _one_device(function):
-  """A step as one device runs it: the axis "data" has one entry."""
-  return jax.jit(jax.vmap(function, in_axes=(None, 0), axis_name=AXIS))
+def _pose2pose(optimizer=None):
+  """As `_voice2pose`, for the pose VAE."""
+  model = pose2pose.Pose2Pose(
+    vae=PoseVAE(axis_name=AXIS),
+    kl_weight=0.1,
+    optimizers=_optimizers("vae", optimizer=optimizer),
+  )
+  state = pose2pose.init(model, jax.random.key(0), BANK)
+  weights = golden.state_dict("pose2pose")
+  _set_network(state, "vae", weights, names.POSE_VAE, "ae.")
+  return model, state
 
 
-def _run(step, state, batches):
-  """Losses of each step, and the state at the end."""
-  step, history = _one_device(step), []
+def _set_network(state, name, weights, table, prefix):
+  variables = names.to_flax(weights, table, state.network(name), prefix)
+  state.params[name] = variables["params"]
+  state.batch_stats[name] = variables.get("batch_stats", {})
+
+
+def _optimizers(*entries, optimizer=None):
+  optimizer = optimizer or optax.adam(1e-4, b1=0.9, b2=0.999, eps=1e-8)
+  return dict.fromkeys(entries, optimizer)
+
+
+def _train_step(model) -> Callable:
+  """(state, batch) -> (state, metrics) on one device."""
+  if isinstance(model, voice2pose.Voice2Pose):
+    return functools.partial(voice2pose.train_step, model)
+
+  def step(state, batch):
+    noise = batch.pop("noise")  # recorded, instead of drawn
+    return pose2pose.train_step(model, state, batch, noise)
+
+  return step
+
+
+def _predict(model, state, mel, code):
+  return voice2pose.predict(model, state, mel, code, 64)
+
+
+def _encode(model, state, poses):
+  return pose2pose.encode(model, state, poses)[0]
+
+
+def _decode(model, state, codes):
+  return pose2pose.decode(model, state, codes)
+
+
+# --- Running them
+
+
+def _batch(step: int, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {
+    "poses": golden.recipe(f"poses/step{step}", (4, 64, *kp.UPPER_BODY.shape)),
+    "index": np.array([(3 * step + i) % BANK for i in range(4)], np.int32),
+    **clips,
+  }
+
+
+def _voice2pose_batch(step: int) -> dict[str, np.ndarray]:
+  starts = [(o + 1111 * step) % 120_000 for o in (0, 30_000, 60_000, 100_000)]
+  return _batch(
+    step, {"audio": np.stack([golden.speech()[s : s + 68_266] for s in starts])}
+  )
+
+
+def _pose2pose_batch(step: int) -> dict[str, np.ndarray]:
+  return _batch(step, {"noise": golden.recipe(f"eps/step{step}", (4, 32))})
+
+
+def _run(model, state, batches):
+  """State after the last step, and the metrics of each step."""
+  # The axis "data" has one entry, as on one device.
+  step = jax.jit(jax.vmap(_train_step(model), in_axes=(None, 0), axis_name=AXIS))
+  history = []
   for batch in batches:
     state, metrics = step(state, {k: v[None] for k, v in batch.items()})
     state, metrics = jax.tree.map(lambda x: x[0], (state, metrics))
@@ -80,7 +132,7 @@ def _run(step, state, batches):
 
 
 def _gradient_norms(state_before, state_after, name, table):
-  """Norms by the original's names; with SGD of rate 1 the step is the gradient."""
+  """Norms by parameter name of the original; a step of SGD(1) is the gradient."""
   moved = jax.tree.map(
     lambda a, b: a - b, state_before.params[name], state_after.params[name]
   )
@@ -95,12 +147,12 @@ def _assert_close(ours: dict[str, float], theirs: dict[str, float], rtol: float)
 
 
 def _distance(ours, theirs) -> float:
-  """Euclidean, relative: after six steps single values differ by a little more."""
+  """Relative Euclidean distance; single values differ slightly more after six steps."""
   return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 def _expected(losses: dict[str, float]) -> dict[str, float]:
-  """The original's reported losses (weights included), from our raw terms."""
+  """The weighted losses that the original reports, from our unweighted terms."""
   reported = {"G_reg_loss": losses["l1"], "G_loss": losses["loss"]}
   if "kl" in losses:
     reported["G_clipcode_kl_loss"] = 0.1 * losses["kl"]
@@ -114,9 +166,10 @@ def _expected(losses: dict[str, float]) -> dict[str, float]:
   return reported
 
 
-# Everything that judges generated motion amplifies rounding: Adam's first updates have
-# the size of the learning rate whatever the gradient's. A change of the inputs by 1e-6
-# moves these by up to 1e-2 at step 2 and 9e-2 at step 5, the other losses by 2e-3.
+# Losses that depend on the discriminator's score of generated motion amplify rounding
+# errors, since Adam's first updates have the size of the learning rate, however small
+# the gradient. Changing the inputs by 1e-6 changes these losses by up to 1e-2 at step 2
+# and 9e-2 at step 5, the others by 2e-3.
 _CHAOTIC = {"G_pose_gan_loss", "D_pose_gan_loss", "pose_score_fake", "G_loss"}
 
 
@@ -132,11 +185,11 @@ def _assert_history(history, recorded, reported, gan=False):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["s2g", "sdt_bp", "sdt_vae"])
-def test_voice2pose_trains_like_the_original(experiment, speech):
+def test_voice2pose_trains_like_the_original(experiment):
   recorded = golden.load(f"train_{experiment}")
-  batches = [_batch(s, speech) for s in range(NUM_STEPS)]
   model, state = _voice2pose(experiment)
-  end, history = _run(functools.partial(voice2pose.train_step, model), state, batches)
+  batches = [_voice2pose_batch(s) for s in range(NUM_STEPS)]
+  end, history = _run(model, state, batches)
 
   _assert_history(history, recorded, _expected, gan=experiment == "s2g")
   norms = json.loads(str(recorded["param_norms_end"]))
@@ -146,20 +199,18 @@ def test_voice2pose_trains_like_the_original(experiment, speech):
     error = golden.relative_error(end.templates(), recorded["clip_codes_end"])
     assert error < 1e-2
   code = None if experiment == "s2g" else golden.recipe("code", (2, 32))
-  mel = golden.load("mel")["mel"]
-  poses = voice2pose.predict(model, end, mel, code, 64)
-  # For s2g, the same change of the inputs by 1e-6 moves these by 0.11.
+  poses = _predict(model, end, golden.load("mel")["mel"], code)
+  # For s2g, changing the inputs by 1e-6 changes these poses by 0.11.
   tolerance = 0.25 if experiment == "s2g" else 1e-2
   assert _distance(poses, recorded["poses_end_eval"]) < tolerance
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["s2g", "sdt_bp", "sdt_vae"])
-def test_voice2pose_gradients_equal_the_original(experiment, speech):
+def test_voice2pose_gradients_equal_the_original(experiment):
   recorded = golden.load(f"train_{experiment}")
   model, state = _voice2pose(experiment, optax.sgd(1.0))
-  step = functools.partial(voice2pose.train_step, model)
-  end, _ = _run(step, state, [_batch(0, speech)])
+  end, _ = _run(model, state, [_voice2pose_batch(0)])
   theirs = json.loads(str(recorded["grad_norms_step0"]))
   ours = _gradient_norms(state, end, "generator", names.GENERATOR)
   _assert_close(ours, theirs, 1e-3)
@@ -172,37 +223,11 @@ def test_voice2pose_gradients_equal_the_original(experiment, speech):
     assert golden.relative_error(gradient, recorded["code_grad_step0"]) < 1e-3
 
 
-def _pose2pose(optimizer=None):
-  model = pose2pose.Pose2Pose(
-    vae=PoseVAE(axis_name=AXIS),
-    kl_weight=0.1,
-    optimizers=_optimizers("vae", optimizer=optimizer),
-  )
-  state = pose2pose.init(model, jax.random.key(0), BANK)
-  weights = golden.state_dict("pose2pose")
-  variables = names.to_flax(weights, names.POSE_VAE, state.network("vae"), "ae.")
-  state.params["vae"] = variables["params"]
-  state.batch_stats["vae"] = variables["batch_stats"]
-  return model, state
-
-
-def _pose2pose_step(model):
-  def step(state, batch):
-    noise = batch.pop("noise")
-    return pose2pose.train_step(model, state, batch, noise)
-
-  return step
-
-
-def _pose2pose_batch(step: int):
-  return _batch(step, None) | {"noise": golden.recipe(f"eps/step{step}", (4, 32))}
-
-
 def test_pose2pose_trains_like_the_original():
   recorded = golden.load("train_pose2pose")
   model, state = _pose2pose()
   batches = [_pose2pose_batch(s) for s in range(NUM_STEPS)]
-  end, history = _run(_pose2pose_step(model), state, batches)
+  end, history = _run(model, state, batches)
   _assert_history(
     history,
     recorded,
@@ -216,11 +241,11 @@ def test_pose2pose_trains_like_the_original():
   ours = names.from_flax(end.network("vae"), names.POSE_VAE)
   _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
   inputs = golden.load("autoencoder")
-  mean, _ = pose2pose.encode(model, end, inputs["poses"])
-  decoded = model.vae.apply(end.network("vae"), inputs["z"], method="decode")
+  mean = _encode(model, end, inputs["poses"])
+  decoded = _decode(model, end, inputs["z"])
   assert golden.relative_error(mean, recorded["mu_end"]) < 1e-2
   assert golden.relative_error(decoded, recorded["decoded_end"]) < 1e-2
-  # Rows of the record that no batch has reached stay empty.
+  # Rows of clips that were in no batch stay zero.
   seen = {int(i) for batch in batches for i in batch["index"]}
   rows = np.abs(np.asarray(end.bank["mean"])).sum(axis=1)
   assert {i for i in range(BANK) if rows[i] > 0} == seen
@@ -229,6 +254,6 @@ def test_pose2pose_trains_like_the_original():
 def test_pose2pose_gradients_equal_the_original():
   recorded = golden.load("train_pose2pose")
   model, state = _pose2pose(optax.sgd(1.0))
-  end, _ = _run(_pose2pose_step(model), state, [_pose2pose_batch(0)])
+  end, _ = _run(model, state, [_pose2pose_batch(0)])
   theirs = json.loads(str(recorded["grad_norms_step0"]))
   _assert_close(_gradient_norms(state, end, "vae", names.POSE_VAE), theirs, 1e-3)

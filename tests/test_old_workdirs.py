@@ -1,0 +1,127 @@
+"""Runs written by an earlier version open, evaluate and resume with the same results.
+
+tests/data/README.md says how the runs and the expected numbers were made.
+"""
+
+import json
+import pathlib
+import tarfile
+
+import golden
+import ml_collections
+import numpy as np
+import pytest
+
+import sdt_jax
+from sdt_jax import workdir
+from sdt_jax.evaluation import run as evaluation
+from sdt_jax.synthesis import samples
+from sdt_jax.training import loop
+
+DATA = golden.DATA / "old_workdirs"
+EXPECTED = json.loads((DATA / "expected.json").read_text())
+GENERATED = np.load(DATA / "generated.npz")
+
+# --- All calls into the code under test
+
+
+def _generate(path: str) -> np.ndarray:
+  model = sdt_jax.load(path)
+  template = "random" if model.bank is None else 3
+  return model.generate(golden.speech()[:80_001], 16_000, template)
+
+
+def _evaluate(path: str, pose_vae: str) -> dict[str, dict[str, float]]:
+  options = evaluation.Options(pose_vae=pose_vae)
+  file = evaluation.evaluate_run(pathlib.Path(path), options)
+  return json.loads(file.read_text())["metrics"]
+
+
+def _read_config(path: str) -> ml_collections.ConfigDict:
+  return workdir.read_config(pathlib.Path(path))
+
+
+def _read_metrics(path: str) -> list[dict]:
+  return workdir.read_metrics(pathlib.Path(path))
+
+
+def _resume(path: str, config: ml_collections.ConfigDict) -> None:
+  """Trains one epoch more than the old run."""
+  config.num_epochs = 3
+  assert loop.train(config, pathlib.Path(path), samples.Gallery)
+
+
+# --- Tests
+
+
+def _unpack(folder: pathlib.Path) -> pathlib.Path:
+  for run in EXPECTED:
+    with tarfile.open(DATA / f"{run}.tar.xz") as archive:
+      archive.extractall(folder, filter="data")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+  return _unpack(tmp_path_factory.mktemp("old"))
+
+
+@pytest.fixture
+def old_runs(unpacked, monkeypatch):
+  """All runs, in the current folder: their configs name relative paths."""
+  monkeypatch.chdir(unpacked)
+
+
+@pytest.mark.parametrize(
+  "run",
+  ["sdt_bp", *(pytest.param(r, marks=pytest.mark.slow) for r in ("sdt_vae", "s2g"))],
+)
+def test_an_old_run_generates_the_same_poses(old_runs, run):
+  poses = _generate(run)
+  assert len(poses) == 75
+  assert golden.relative_error(poses[::15], GENERATED[run]) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", EXPECTED)
+def test_an_old_run_evaluates_to_the_same_numbers(old_runs, run):
+  metrics = _evaluate(run, pose_vae="pose2pose")
+  for name, expected in EXPECTED[run]["evaluation"].items():
+    # The covariance of 5 clips is nearly singular, which amplifies rounding errors.
+    rel = 1e-4 if name.startswith("ftd") else 1e-5
+    assert metrics[name] == pytest.approx(expected, rel=rel, abs=1e-9), name
+
+
+# Rounding errors alone change the gradient norm of s2g, which has batch norm, by 4e-4.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("run", "rel"),
+  [("sdt_bp", 1e-5), ("pose2pose", 1e-5), ("sdt_vae", 1e-5), ("s2g", 1e-3)],
+)
+def test_an_old_run_resumes_with_the_same_metrics(run, rel, tmp_path, monkeypatch):
+  monkeypatch.chdir(_unpack(tmp_path))
+  before = _read_metrics(run)
+  _resume(run, _read_config(run))
+  after = _read_metrics(run)
+  assert after[: len(before)] == before
+  resumed = after[len(before) :]
+  for line, expected in zip(resumed, EXPECTED[run]["epoch_3"], strict=True):
+    assert line["split"] == expected["split"]
+    numbers = {k: v for k, v in expected.items() if k != "split"}
+    assert {k: line[k] for k in numbers} == pytest.approx(numbers, rel=rel)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="until config fills missing fields", strict=False)
+def test_a_config_without_newer_fields_opens_and_resumes(tmp_path, monkeypatch):
+  monkeypatch.chdir(_unpack(tmp_path))
+  complete = _read_config("sdt_bp")
+  file = pathlib.Path("sdt_bp/config.json")
+  fields = json.loads(file.read_text())
+  del fields["precision"], fields["steps_at_once"], fields["debug"]
+  del fields["dataset"]["cache_gb"], fields["checkpoint"]["every_minutes"]
+  file.write_text(json.dumps(fields))
+  poses = _generate("sdt_bp")
+  assert golden.relative_error(poses[::15], GENERATED["sdt_bp"]) < 1e-5
+  _resume("sdt_bp", complete)
+  assert [line["step"] for line in _read_metrics("sdt_bp")[-3:]] == [5, 6, 6]
