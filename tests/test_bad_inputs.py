@@ -418,7 +418,7 @@ DEMO_CASES = [
   Case("negative seed", f"{DEMO} --seed=-1", "seed"),
   Case("sound not there", f"{DEMO} --audio=none.wav",
        "none.wav: no such file or folder"),
-  Case("folder without sounds", f"{DEMO} --audio=run", "run: holds no sound files"),
+  Case("folder without sounds", f"{DEMO} --audio=run", "run: contains no sound files"),
   Case("sound empty", DEMO, "talk.wav", holds("talk.wav", "")),
   Case("sound that cannot be read", DEMO, "talk.wav", unreadable("talk.wav")),
   Case("sound as text", DEMO, "talk.wav", holds("talk.wav",

@@ -68,7 +68,7 @@ def test_it_is_a_pack_like_any_other(prepared):
     clip = pack.read_clip(row.path, row.clip_id)
     assert clip.detected.all()
     assert clip.audio.shape == (audio.num_samples(audio.CLIP_FRAMES),)
-    poses_px = pose.from_keypoints_137(np.load(row.path)["pose"])
+    poses_px = pose.from_openpose(np.load(row.path)["pose"])
     left, right = kp.UPPER_BODY.indices("left_shoulder", "right_shoulder")
     width = np.linalg.norm(poses_px[..., left] - poses_px[..., right], axis=-1).mean()
     assert width == pytest.approx(rescale.REFERENCE_SHOULDER_WIDTH_PX, rel=0.01)

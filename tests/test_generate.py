@@ -267,7 +267,7 @@ def test_any_rate_and_type_of_sound(model):
 @pytest.mark.parametrize(
   ("sound", "rate", "complaint"),
   [
-    (np.zeros(1000, np.float32), RATE, "shorter than one frame"),
+    (np.zeros(1000, np.float32), RATE, "shorter than half a frame"),
     (np.zeros(0, np.float32), RATE, "no samples"),
     (np.zeros((2, 16_000), np.float32), RATE, "expected \\(samples,\\)"),
     (np.full(16_000, np.nan, np.float32), RATE, "NaN"),

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sdt_jax.training.voice2pose import AXIS
 
 from sdt_jax import keypoints as kp
 from sdt_jax.interop import names
+from sdt_jax.methods.base import AXIS, Condition
+from sdt_jax.methods.pose2pose import Pose2Pose
+from sdt_jax.methods.voice2pose import Voice2Pose
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
-from sdt_jax.training import pose2pose, voice2pose
 
 NUM_STEPS, BANK = 6, 10
 
@@ -28,18 +29,18 @@ NUM_STEPS, BANK = 6, 10
 def _voice2pose(experiment, optimizer=None):
   """Model and state before the first step, with the recorded initial weights."""
   gan = experiment == "s2g"
-  model = voice2pose.Voice2Pose(
+  model = Voice2Pose(
     generator=Generator(norm="bn" if gan else "in_star", axis_name=AXIS),
     discriminator=MotionDiscriminator(axis_name=AXIS) if gan else None,
     template={"s2g": "none", "sdt_bp": "bp", "sdt_vae": "vae"}[experiment],
-    template_shape=(32,),
+    clip_template_shape=(32,),
     kl_weight=0.1,
     gan_weight=0.1,
     optimizers=_optimizers(
       "generator", "templates", "discriminator", optimizer=optimizer
     ),
   )
-  state = voice2pose.init(model, jax.random.key(0), BANK)
+  state = model.init(jax.random.key(0), BANK)
   weights = golden.state_dict("voice2pose_s2g_model" if gan else "voice2pose_sdt_bp")
   _set_network(state, "generator", weights, names.GENERATOR, "netG.")
   if gan:
@@ -51,12 +52,12 @@ def _voice2pose(experiment, optimizer=None):
 
 def _pose2pose(optimizer=None):
   """As `_voice2pose`, for the pose VAE."""
-  model = pose2pose.Pose2Pose(
+  model = Pose2Pose(
     vae=PoseVAE(axis_name=AXIS),
     kl_weight=0.1,
     optimizers=_optimizers("vae", optimizer=optimizer),
   )
-  state = pose2pose.init(model, jax.random.key(0), BANK)
+  state = model.init(jax.random.key(0), BANK)
   weights = golden.state_dict("pose2pose")
   _set_network(state, "vae", weights, names.POSE_VAE, "ae.")
   return model, state
@@ -75,26 +76,28 @@ def _optimizers(*entries, optimizer=None):
 
 def _train_step(model) -> Callable:
   """(state, batch) -> (state, metrics) on one device."""
-  if isinstance(model, voice2pose.Voice2Pose):
-    return functools.partial(voice2pose.train_step, model)
+
 
   def step(state, batch):
+    if isinstance(model, Voice2Pose):
+      return model.train_step(state, batch, jax.random.key(0))
     noise = batch.pop("noise")  # recorded, instead of drawn
-    return pose2pose.train_step(model, state, batch, noise)
+    return model.update(state, batch, noise)
 
   return step
 
 
 def _predict(model, state, mel, code):
-  return voice2pose.predict(model, state, mel, code, 64)
+  condition = Condition(mel=mel, template=code)
+  return model.sample(state, condition, 64, jax.random.key(0))
 
 
 def _encode(model, state, poses):
-  return pose2pose.encode(model, state, poses)[0]
+  return model.encode(state, poses)[0]
 
 
 def _decode(model, state, codes):
-  return pose2pose.decode(model, state, codes)
+  return model.decode(state, codes)
 
 
 # --- Running them
