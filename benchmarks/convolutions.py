@@ -1,11 +1,11 @@
-"""How fast the CPU convolves: ours against plain XLA, layer by layer.
+"""Speed of 2-D convolutions on the CPU: `models.cpu` against plain XLA, by layer.
 
     PYTHONPATH=. python benchmarks/convolutions.py [--batch=2]
 
-GFLOP/s per core (of processor time, so other programs disturb little) of the forward
-pass and of the gradients of input and kernel, for the 2-D layers of the full-size audio
-encoder. The variants take turns; median and, in brackets, lowest and highest. The last
-line is JSON. For one thread start it under `taskset -c 0`.
+Prints GFLOP per second of processor time (which other programs disturb little) for the
+forward pass and the gradients of input and kernel, in the 2-D layers of the full-size
+audio encoder: the median and, in brackets, the lowest and highest repeat. The variants
+take turns. The last line is JSON. To use one thread, run it under `taskset -c 0`.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import time
 import jax
 import numpy as np
 
-from sdt_jax.models.convolution import conv
+from sdt_jax.models import cpu, operations
 from sdt_jax.training import parallel
 
-# Map, channels in and out, kernel, stride, padding.
+# Size of the map, channels in and out, kernel, stride, padding.
 LAYERS = {
   "stage0_a": ((80, 427), (1, 64), (3, 3), 1, 1),
   "stage0_b": ((80, 427), (64, 64), (4, 4), 2, 1),
@@ -34,18 +34,8 @@ LAYERS = {
 _REPEATS = 5
 
 
-def _plain(x, kernel, stride, padding):
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    [(padding, padding)] * 2,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
-
-
 def _passes(convolve, stride: int, padding: int):
-  """The three passes of a layer, as functions of map, kernel and output's gradient."""
+  """The three passes of a layer: functions of map, kernel and the output's gradient."""
 
   def gradients(x, kernel, gradient):
     _, vjp = jax.vjp(lambda x, k: convolve(x, k, stride, padding), x, kernel)
@@ -64,14 +54,14 @@ def _measure(batch: int, size, channels, taps, stride: int, padding: int):
   x = rng.normal(size=(batch, *size, channels[0])).astype(np.float32)
   kernel = rng.normal(size=(*taps, *channels)).astype(np.float32)
   out = jax.eval_shape(
-    functools.partial(_plain, stride=stride, padding=padding), x, kernel
+    functools.partial(operations.convolve, stride=stride, padding=padding), x, kernel
   )
   gradient = rng.normal(size=out.shape).astype(np.float32)
   gflop = 2e-9 * gradient.size * kernel.size / channels[1]
   inputs = jax.device_put((x, kernel, gradient))
   variants = {
-    "ours": (conv, parallel.compiler_options()),
-    "plain XLA": (_plain, {}),
+    "ours": (cpu.convolve, parallel.compiler_options()),
+    "plain XLA": (operations.convolve, {}),
   }
   results = {}
   for name in ("forward", "input grad", "weight grad"):

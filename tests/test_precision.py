@@ -1,4 +1,4 @@
-"""bfloat16: the activations alone, and a step that comes out nearly the same."""
+"""bfloat16 changes only the activations; a step gives nearly the same result."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
+from sdt_jax import keypoints as kp
 from sdt_jax.training import experiments, parallel
 
 _EXPERIMENTS = {
@@ -32,7 +33,7 @@ def _step(fields: dict, precision: str):
   rng = np.random.default_rng(0)
   batch = {
     "audio": 0.1 * rng.standard_normal((1, 8, 8000)).astype(np.float32),
-    "poses": rng.standard_normal((1, 8, 64, 2, 121)).astype(np.float32),
+    "poses": rng.standard_normal((1, 8, 64, *kp.UPPER_BODY.shape)).astype(np.float32),
     "index": np.arange(8, dtype=np.int32)[None],
   }
   step = experiments.train_step(experiment)
@@ -43,7 +44,7 @@ def _step(fields: dict, precision: str):
 
 
 @pytest.mark.parametrize("fields", _EXPERIMENTS.values(), ids=_EXPERIMENTS)
-def test_bf16_changes_the_activations_alone(fields):
+def test_bf16_changes_only_the_activations(fields):
   state, metrics, text = _step(fields, "bf16")
   exact_state, exact, exact_text = _step(fields, "float32")
   convolutions = [x for x in text.splitlines() if "stablehlo.convolution" in x]
@@ -52,7 +53,7 @@ def test_bf16_changes_the_activations_alone(fields):
   kinds = {x.dtype for x in jax.tree.leaves((state, metrics))}
   assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
   assert metrics.keys() == exact.keys()
-  # Not the scores of a discriminator that knows nothing yet: small changes flip them.
+  # The scores of an untrained discriminator are not compared: small changes flip them.
   np.testing.assert_allclose(metrics["l1"], exact["l1"], rtol=0.02)
   assert all(np.isfinite(value).all() for value in metrics.values())
   for name in state.batch_stats:

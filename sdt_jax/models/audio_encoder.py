@@ -1,4 +1,4 @@
-"""Mel spectrogram -> one feature vector for each pose frame."""
+"""Mel spectrogram -> one feature vector per pose frame."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,14 +9,14 @@ from sdt_jax.models import layers
 
 
 class AudioEncoder(nn.Module):
-  """2-D convolutions over (mel, time), then a resize to the frames of the pose.
+  """2-D convolutions over (mel, time), then a resize in time to the pose frames.
 
   Attributes:
-    channels: of the four stages; the first three end by halving the map, the last
-      with a kernel of (6 mel, 3 time) that is not padded.
+    channels: number of channels in the four stages. The first three stages end by
+      halving the map, the last with an unpadded kernel of 6 (mel) x 3 (time).
     norm: see `layers.ConvBlock`.
-    axis_name: device axis that batch norm averages over.
-    dtype: of the activations, see `layers`.
+    axis_name: device axis over which batch norm averages.
+    dtype: type of the activations, see `layers`.
   """
 
   channels: Sequence[int] = (64, 128, 256, 256)
@@ -35,13 +35,13 @@ class AudioEncoder(nn.Module):
   ) -> jax.Array:
     """(B, 80, mel frames) -> (B, num_frames, channels[-1]).
 
-    `mel_lengths` are those of `mel`, `lengths` those of what comes out.
+    `mel_lengths` are the lengths of the input sequences, `lengths` of the output.
     """
-    x = layers.cut(mel[..., None], mel_lengths)
+    x = layers.mask_after(mel[..., None], mel_lengths)
     for block in self._blocks():
       x = block(x, train, mel_lengths)
       mel_lengths = block.lengths_after(mel_lengths)
-    # A linear resize of the 5 rows of mel to 1 takes the middle one.
+    # Equals a linear resize of the 5 remaining mel rows to 1.
     x = x[:, x.shape[1] // 2]
     return layers.resize_time(x, num_frames, mel_lengths, lengths)
 

@@ -1,4 +1,4 @@
-"""Tells true from generated motion (the GAN of the S2G baseline)."""
+"""Discriminates real from generated motion (the GAN of the S2G baseline)."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ from sdt_jax.models import layers
 
 
 class MotionDiscriminator(nn.Module):
-  """Patch discriminator over time on frame differences, least-squares scores."""
+  """Patch discriminator over time, for the least-squares GAN loss."""
 
   channels: int = 256
   axis_name: str | None = None
@@ -15,7 +15,7 @@ class MotionDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, motion: jax.Array, train: bool) -> jax.Array:
-    """(B, 63, 2, 121) differences of normalised poses -> (B, 15) scores over time."""
+    """(B, 63, dims, joints) differences of successive poses -> (B, 15) scores."""
     options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = motion.reshape(*motion.shape[:2], -1)
     x = layers.down(self.channels, name="block0", **options)(x, train)

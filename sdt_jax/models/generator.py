@@ -1,5 +1,6 @@
 """Speech and template -> poses: audio encoder, 1-D U-Net, decoder."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ MIN_FRAMES = 32
 
 
 class UNet(nn.Module):
-  """1-D U-Net over time: two plain blocks, five down, five up with added skips."""
+  """1-D U-Net over time: two blocks, five down, five up; skip connections add."""
 
   channels: int = 256
   norm: layers.NormKind = "bn"
@@ -27,7 +28,7 @@ class UNet(nn.Module):
   def __call__(
     self, x: jax.Array, train: bool, lengths: jax.Array | None = None
   ) -> jax.Array:
-    """(B, T, C in) -> (B, T, channels); T (or `lengths`) at least `MIN_FRAMES`."""
+    """(B, T, C) -> (B, T, channels); T and all `lengths` are at least `MIN_FRAMES`."""
     options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
     x = layers.plain(self.channels, name="e0", **options)(x, train, lengths)
     x = layers.plain(self.channels, name="e1", **options)(x, train, lengths)
@@ -45,14 +46,15 @@ class UNet(nn.Module):
 
 
 class Generator(nn.Module):
-  """The gesture generator of Speech2Gesture (no template) and of SDT (with one).
+  """The gesture generator of Speech2Gesture (without template) and SDT (with one).
 
   Attributes:
-    channels: of the U-Net and the decoder.
-    audio_channels: of the four stages of the audio encoder.
+    channels: number of channels in the U-Net and the decoder.
+    audio_channels: number of channels in the four stages of the audio encoder.
     norm: see `layers.ConvBlock`; the S2G baseline uses "bn", SDT "in_star".
-    axis_name: device axis that batch norm averages over.
-    dtype: of the activations, see `layers`.
+    axis_name: device axis over which batch norm averages.
+    dtype: type of the activations, see `layers`.
+    pose_shape: (dims, joints) of the generated poses.
   """
 
   channels: int = 256
@@ -60,13 +62,14 @@ class Generator(nn.Module):
   norm: layers.NormKind = "in_star"
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  pose_shape: tuple[int, int] = kp.UPPER_BODY.shape
 
   def setup(self):
     options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
     self.audio_encoder = AudioEncoder(self.audio_channels, **options)
     self.unet = UNet(self.channels, **options)
     self.decoder = [layers.plain(self.channels, **options) for _ in range(4)]
-    self.output = layers.OutputConv(2 * kp.NUM_KEYPOINTS, kernel=1)
+    self.output = layers.OutputConv(math.prod(self.pose_shape), kernel=1)
 
   def __call__(
     self,
@@ -80,23 +83,23 @@ class Generator(nn.Module):
 
     Args:
       mel: (B, 80, mel frames) power mel spectrogram.
-      template: (B, D), the same for all frames; or (B, T, D), one for each; or None.
+      template: (B, D), one for all frames; (B, T, D), one for each frame; or None.
       num_frames: T, at least `MIN_FRAMES`.
       train: batch norm uses (and records) the statistics of this batch.
-      lengths: (B,) frames of each sequence, at least `MIN_FRAMES`; the rest of `mel`,
-        `template` and the result is padding. None: all T frames of all count.
+      lengths: (B,) number of frames of each sequence, at least `MIN_FRAMES`; the rest
+        of `mel`, `template` and the result is padding. None: T for all sequences.
 
     Returns:
-      (B, T, 2, 121) normalised poses.
+      (B, T, dims, joints) normalised poses.
     """
     mel_lengths = None if lengths is None else audio.mel_frames_over(lengths)
     x = self.audio_encoder(mel, num_frames, train, mel_lengths, lengths)
     if template is not None:
       if template.ndim == 2:
         template = jnp.repeat(template[:, None], num_frames, axis=1)
-      x = layers.cut(jnp.concatenate([x, template], axis=-1), lengths)
+      x = layers.mask_after(jnp.concatenate([x, template], axis=-1), lengths)
     x = self.unet(x, train, lengths)
     for block in self.decoder:
       x = block(x, train, lengths)
     x = self.output(x)
-    return x.reshape(*x.shape[:2], 2, kp.NUM_KEYPOINTS)
+    return x.reshape(*x.shape[:2], *self.pose_shape)

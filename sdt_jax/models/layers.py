@@ -1,26 +1,26 @@
-"""The blocks that every network here is built of.
+"""Building blocks of the networks.
 
-Conventions: channels last; 2-D maps are (batch, mel, time, channels), 1-D sequences
-(batch, time, channels). Parameters and statistics are float32; `dtype` is what
-convolutions compute, and blocks hand on, their activations in: None for float32,
-bfloat16 to be fast where the hardware has it.
+Arrays are channels-last: 2-D maps are (batch, mel, time, channels), 1-D sequences
+(batch, time, channels). Parameters and statistics are float32. `dtype` is the type in
+which convolutions compute and blocks return their activations: None for float32, or
+bfloat16 for speed on hardware that supports it.
 
-Sequences of a batch may differ in length: `lengths` (batch,) says how many time steps
-of each count. The results for those do not depend on the steps that follow, which are
-zero in the input and the output of every block. That is for inference: the batch
-statistics of training count all steps. Without `lengths` all steps count.
+The sequences of a batch may differ in length: `lengths` (batch,) is the number of valid
+time steps of each. Every block takes and returns zeros after them, so that they do not
+affect the results for the valid steps. This is for inference: in training, the batch
+statistics include all steps. Without `lengths`, all steps are valid.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
-from sdt_jax.models import convolution
-from sdt_jax.models.normalization import EPSILON, instance_norm
+from sdt_jax.models import cpu, operations
 
 NormKind = Literal["bn", "in", "in_star"]
 Dtype = Any
@@ -28,12 +28,29 @@ Dtype = Any
 _SLOPE = 0.2
 
 
-class BatchNorm(nn.Module):
-  """Batch norm as PyTorch computes it, over all devices of the axis.
+def _choose(plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]):
+  """An operation on arrays: `on_cpu` if it runs on a CPU, `plain` on other devices."""
 
-  The running variance is unbiased (Flax's own is biased); `momentum` is the weight of
-  the new batch, as in PyTorch. With `axis_name` the statistics are those of the global
-  batch (SyncBN).
+  def operation(*arrays: jax.Array | None, **options) -> jax.Array:
+    return jax.lax.platform_dependent(
+      *arrays,
+      cpu=functools.partial(on_cpu, **options),
+      default=functools.partial(plain, **options),
+    )
+
+  return operation
+
+
+_convolve_2d = _choose(operations.convolve, cpu.convolve)
+_instance_norm = _choose(operations.instance_norm, cpu.instance_norm)
+
+
+class BatchNorm(nn.Module):
+  """Batch norm as PyTorch computes it.
+
+  The running variance is unbiased (in `flax.linen.BatchNorm` it is biased). `momentum`
+  is the weight of the new batch, as in PyTorch. With `axis_name`, the statistics are
+  those of the global batch (SyncBN).
   """
 
   momentum: float = 0.1
@@ -49,7 +66,7 @@ class BatchNorm(nn.Module):
     if not train:
       return _affine(x, mean.value, var.value, scale, bias)
 
-    # While parameters are made there is no axis to average over.
+    # `init` runs outside the device axis.
     axis = None if self.is_initializing() else self.axis_name
     batch_mean = _mean(x, axis)
     batch_var = _mean(jnp.square(x - batch_mean), axis)
@@ -62,42 +79,62 @@ class BatchNorm(nn.Module):
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """Mean of each channel over everything else, here and on the other devices."""
+  """Mean of each channel over all other axes, and over the devices of `axis_name`."""
   local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
   return jax.lax.pmean(local, axis_name) if axis_name else local
 
 
 def _affine(x, mean, var, scale, bias):
-  return (x - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias
+  return (x - mean) * (jax.lax.rsqrt(var + operations.EPSILON) * scale) + bias
 
 
 def time_mask(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
-  """What counts of (batch, ..., time, channels): bool (batch, 1, ..., time, 1)."""
+  """Valid steps of x (batch, ..., time, channels): bool (batch, 1, ..., time, 1)."""
   if lengths is None:
     return None
   shape = (x.shape[0], *(1,) * (x.ndim - 3), x.shape[-2], 1)
   return (jnp.arange(x.shape[-2]) < lengths[:, None]).reshape(shape)
 
 
-def cut(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-  """Zeros after the end of each sequence, (batch, ..., time, channels)."""
+def mask_after(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+  """x (batch, ..., time, channels) with zeros after the end of each sequence."""
   mask = time_mask(x, lengths)
   return x if mask is None else jnp.where(mask, x, 0)
 
 
+class _Conv(nn.Module):
+  """Convolution without bias; see `ConvBlock` for the attributes."""
+
+  features: int
+  kernel: Sequence[int]
+  stride: int
+  padding: int
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    shape = (*self.kernel, x.shape[-1], self.features)
+    kernel = self.param("kernel", init, shape, jnp.float32)
+    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+    if len(self.kernel) == 1:
+      return operations.convolve(x, kernel, self.stride, self.padding)
+    return _convolve_2d(x, kernel, stride=self.stride, padding=self.padding)
+
+
 class ConvBlock(nn.Module):
-  """Convolution without bias, norm, LeakyReLU 0.2.
+  """Convolution without bias, norm, LeakyReLU with slope 0.2.
 
   Attributes:
-    features: channels out.
-    kernel: size of the kernel, one number for each spatial dimension.
-    stride: of all spatial dimensions.
-    padding: zeros on both sides of all spatial dimensions.
-    norm: "bn" batch norm; "in" instance norm over the spatial dimensions of each
-      channel; "in_star" the same in 2-D, but in 1-D over the channels at each time
-      step (IN* of the paper's Table 3).
-    axis_name: device axis that batch norm averages over.
-    dtype: of the activations, see above.
+    features: number of output channels.
+    kernel: size of the kernel in each spatial dimension.
+    stride: the same in all spatial dimensions.
+    padding: number of zeros on each side of all spatial dimensions.
+    norm: "bn" is batch norm; "in" is instance norm over the spatial dimensions;
+      "in_star" is the same in 2-D, but in 1-D it normalises over the channels at each
+      time step (IN* in Table 3 of the paper).
+    axis_name: device axis over which batch norm averages.
+    dtype: see the module's docstring.
   """
 
   features: int
@@ -113,38 +150,29 @@ class ConvBlock(nn.Module):
     self, x: jax.Array, train: bool, lengths: jax.Array | None = None
   ) -> jax.Array:
     """`lengths` are those of `x`, which is zero after them."""
-    spatial = len(self.kernel)
-    x = nn.Conv(
-      self.features,
-      self.kernel,
-      strides=(self.stride,) * spatial,
-      padding=[(self.padding, self.padding)] * spatial,
-      use_bias=False,
-      kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-      dtype=self.dtype,
-      conv_general_dilated=convolution.for_flax,
-      name="conv",
+    x = _Conv(
+      self.features, self.kernel, self.stride, self.padding, self.dtype, name="conv"
     )(x)
     x = at_least_float32(x)
     lengths = self.lengths_after(lengths)
     if self.norm == "bn":
       x = BatchNorm(axis_name=self.axis_name, name="norm")(x, train)
-    elif self.norm == "in_star" and spatial == 1:
-      x = instance_norm(x, axes=(-1,))
+    elif self.norm == "in_star" and len(self.kernel) == 1:
+      x = _instance_norm(x, None, axes=(-1,))
     else:
-      x = instance_norm(x, range(1, 1 + spatial), time_mask(x, lengths))
-    x = cut(nn.leaky_relu(x, _SLOPE), lengths)
+      x = _instance_norm(x, time_mask(x, lengths), axes=range(1, x.ndim - 1))
+    x = mask_after(nn.leaky_relu(x, _SLOPE), lengths)
     return x if self.dtype is None else x.astype(self.dtype)
 
   def lengths_after(self, lengths: jax.Array | None) -> jax.Array | None:
-    """Lengths of what comes out, from those of what goes in."""
+    """Lengths of the output sequences, given those of the input."""
     if lengths is None:
       return None
     return (lengths + 2 * self.padding - self.kernel[-1]) // self.stride + 1
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """`x`, but never in half precision."""
+  """Casts half precision to float32; leaves float32 and float64 unchanged."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -159,9 +187,10 @@ def down(features: int, **kwargs) -> ConvBlock:
 
 
 class OutputConv(nn.Module):
-  """The last layer of a network: a 1-D convolution with bias, PyTorch's default init.
+  """Last layer of a network: a 1-D convolution with bias, computed in float32.
 
-  PyTorch draws weight and bias uniformly from +-1 / sqrt(fan in). It computes float32.
+  The initialisation is PyTorch's default: weight and bias are uniform in
+  +-1 / sqrt(fan in).
   """
 
   features: int
@@ -199,15 +228,18 @@ def resize_time(
   lengths: jax.Array | None = None,
   new_lengths: jax.Array | None = None,
 ) -> jax.Array:
-  """(B, T, C) -> (B, size, C) as `resize_linear`; sequence i to `new_lengths[i]`."""
+  """Resizes (B, T, C) to (B, size, C) as `resize_linear` does.
+
+  With lengths, sequence i is resized from `lengths[i]` to `new_lengths[i]` steps.
+  """
   if lengths is None or new_lengths is None:
     return resize_linear(x, (size,))
   scale, last = (new_lengths / lengths)[:, None], lengths[:, None] - 1
-  at = (jnp.arange(size) + 0.5) * (1 / scale) - 0.5  # rounds as jax.image does
+  at = (jnp.arange(size) + 0.5) * (1 / scale) - 0.5  # rounded as in jax.image
   at = jnp.clip(at, 0, last)
   before = jnp.floor(at).astype(int)
   after = jnp.minimum(before + 1, last)
   weight = (at - before)[..., None]
   rows = functools.partial(jnp.take_along_axis, x, axis=1)
   blended = (1 - weight) * rows(before[..., None]) + weight * rows(after[..., None])
-  return cut(blended, new_lengths)
+  return mask_after(blended, new_lengths)

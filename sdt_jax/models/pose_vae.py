@@ -1,4 +1,6 @@
-"""The pose VAE: a clip of poses <-> its template code."""
+"""The pose VAE: a clip of poses <-> its template."""
+
+import math
 
 import flax.linen as nn
 import jax
@@ -7,13 +9,13 @@ import jax.numpy as jnp
 from sdt_jax import keypoints as kp
 from sdt_jax.models import layers
 
-# The decoder starts from this many frames and doubles them five times.
+# The decoder starts from two frames and doubles their number five times.
 _SEED_FRAMES = 2
 _DOUBLINGS = 5
 
 
 class PoseEncoder(nn.Module):
-  """Clip of poses -> mean and log variance of its template."""
+  """A clip of poses -> mean and log variance of its template."""
 
   channels: int = 256
   size: int = 32
@@ -22,7 +24,7 @@ class PoseEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, poses: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    """(B, T >= 32, 2, 121) normalised poses -> mean, log variance: (B, size) each."""
+    """(B, T >= 32, dims, joints) normalised poses -> mean, log variance: (B, size)."""
     options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = poses.reshape(*poses.shape[:2], -1)
     for i in range(2):
@@ -35,15 +37,16 @@ class PoseEncoder(nn.Module):
 
 
 class PoseDecoder(nn.Module):
-  """Template -> a clip of 64 frames."""
+  """A template -> a clip of 64 frames."""
 
   channels: int = 256
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  pose_shape: tuple[int, int] = kp.UPPER_BODY.shape
 
   @nn.compact
   def __call__(self, template: jax.Array, train: bool) -> jax.Array:
-    """(B, size) -> (B, 64, 2, 121) normalised poses."""
+    """(B, size) -> (B, 64, dims, joints) normalised poses."""
     options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = jnp.repeat(template[:, None], _SEED_FRAMES, axis=1)
     for i in range(_DOUBLINGS, 0, -1):
@@ -51,50 +54,54 @@ class PoseDecoder(nn.Module):
       x = layers.plain(self.channels, name=f"d{i}", **options)(x, train)
     for i in range(4):
       x = layers.plain(self.channels, name=f"block{i}", **options)(x, train)
-    x = layers.OutputConv(2 * kp.NUM_KEYPOINTS, kernel=1, name="output")(x)
-    return x.reshape(*x.shape[:2], 2, kp.NUM_KEYPOINTS)
+    x = layers.OutputConv(math.prod(self.pose_shape), kernel=1, name="output")(x)
+    return x.reshape(*x.shape[:2], *self.pose_shape)
 
 
 class PoseVAE(nn.Module):
-  """Encoder and decoder; the template is drawn from the encoder's Gaussian.
+  """Encoder and decoder; the template is sampled from the encoder's Gaussian.
 
   Attributes:
-    channels: of all blocks but the encoder's last.
-    size: dimensions of the template.
-    axis_name: device axis that batch norm averages over.
-    dtype: of the activations, see `layers`.
+    channels: number of channels in all blocks but the encoder's last.
+    size: dimension of the template.
+    axis_name: device axis over which batch norm averages.
+    dtype: type of the activations, see `layers`.
+    pose_shape: (dims, joints) of the poses.
   """
 
   channels: int = 256
   size: int = 32
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  pose_shape: tuple[int, int] = kp.UPPER_BODY.shape
 
   def setup(self):
     self.encoder = PoseEncoder(self.channels, self.size, self.axis_name, self.dtype)
-    self.decoder = PoseDecoder(self.channels, self.axis_name, self.dtype)
+    self.decoder = PoseDecoder(
+      self.channels, self.axis_name, self.dtype, self.pose_shape
+    )
 
   def __call__(
     self, poses: jax.Array, noise: jax.Array, train: bool
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Encodes, draws, decodes.
+    """Encodes, samples a template and decodes it.
 
     Args:
-      poses: (B, 64, 2, 121) normalised.
-      noise: (B, size) standard normal, of the reparameterisation.
-      train: see `layers.BatchNorm`.
+      poses: (B, 64, dims, joints) normalised poses.
+      noise: (B, size) standard normal noise of the reparameterisation.
+      train: batch norm uses (and records) the statistics of this batch.
 
     Returns:
-      poses (B, 64, 2, 121), mean (B, size), log variance (B, size).
+      poses (B, 64, dims, joints), mean (B, size), log variance (B, size).
     """
     mean, log_var = self.encoder(poses, train)
     template = mean + noise * jnp.exp(0.5 * log_var)
     return self.decoder(template, train), mean, log_var
 
   def encode(self, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and log variance (B, size) by the running statistics."""
+    """Mean and log variance (B, size), computed with the running statistics."""
     return self.encoder(poses, train=False)
 
   def decode(self, template: jax.Array) -> jax.Array:
-    """(B, size) -> (B, 64, 2, 121) by the running statistics."""
+    """(B, size) -> (B, 64, dims, joints), computed with the running statistics."""
     return self.decoder(template, train=False)
