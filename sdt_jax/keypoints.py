@@ -165,20 +165,3 @@ FACE_CHAINS = {
   "outer_lip": _face_chain(48, 59, closed=True),
   "inner_lip": _face_chain(60, 67, closed=True),
 }
-
-
-# Old names; to be deleted when nothing uses them.
-KEYPOINTS_137 = OPENPOSE.names
-KEYPOINTS_121 = UPPER_BODY.names
-NUM_KEYPOINTS = UPPER_BODY.num_joints
-INDEX_137 = OPENPOSE.index
-INDEX_121 = UPPER_BODY.index
-NECK_137 = INDEX_137["neck"]
-FROM_137 = FROM_OPENPOSE
-indices = UPPER_BODY.indices
-PARTS = {name: UPPER_BODY.part(name) for name in UPPER_BODY.parts}
-BODY, FACE, LEFT_HAND, RIGHT_HAND = PARTS.values()
-FACE_ROOT = INDEX_121["face_30"]
-LEFT_WRIST, RIGHT_WRIST = indices("left_wrist", "right_wrist")
-UPPER_INNER_LIP, LOWER_INNER_LIP = indices("face_62", "face_66")
-LEFT_SHOULDER, RIGHT_SHOULDER = indices("left_shoulder", "right_shoulder")

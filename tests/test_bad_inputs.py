@@ -20,6 +20,7 @@ import soundfile
 import tiny
 
 from data_prep import prepare
+from sdt_jax import config as config_lib
 from sdt_jax import methods, workdir
 from sdt_jax.interop import original, torch_zip
 from sdt_jax.training import runs, setup
@@ -626,7 +627,7 @@ def material(tmp_path_factory) -> pathlib.Path:
     "from configs import quick\n\n"
     "def get_config():\n"
     "  c = quick.get_config()\n"
-    f"  c.update_from_flattened_dict({workdir.flatten(config)!r})\n"
+    f"  c.update_from_flattened_dict({config_lib.flatten(config)!r})\n"
     "  return c\n"
   )
   _write_run(folder, "run", config)

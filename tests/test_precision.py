@@ -7,7 +7,9 @@ import pytest
 import tiny
 
 from sdt_jax import keypoints as kp
-from sdt_jax.training import experiments, parallel
+from sdt_jax import methods
+from sdt_jax.methods import base
+from sdt_jax.training import parallel, runs
 
 _EXPERIMENTS = {
   "s2g": {
@@ -29,16 +31,19 @@ def _compile_fast():
 
 def _step(fields: dict, precision: str):
   config = tiny.config("data", precision=precision, **fields)
-  experiment = experiments.build(config, 10)
+  method = methods.build(config, 10)
   rng = np.random.default_rng(0)
   batch = {
     "audio": 0.1 * rng.standard_normal((1, 8, 8000)).astype(np.float32),
     "poses": rng.standard_normal((1, 8, 64, *kp.UPPER_BODY.shape)).astype(np.float32),
     "index": np.arange(8, dtype=np.int32)[None],
   }
-  step = experiments.train_step(experiment)
-  steps = parallel.map_steps(lambda state, data, x: step(state, x), "jit")
-  state = parallel.replicate(experiments.init(experiment, 0, 8))
+
+  def step(state, data, x):
+    return method.train_step(state, x, base.step_key(0, state.step))
+
+  steps = parallel.map_steps(step, "jit")
+  state = parallel.replicate(runs.init_state(method, 0, 8))
   text = steps.lower(state, (), parallel.split(batch, axis=1), 1).as_text()
   return *steps(state, (), parallel.split(batch, axis=1), 1), text
 

@@ -1,6 +1,5 @@
 """Six optimisation steps of every experiment equal those of the original."""
 
-import functools
 import json
 from collections.abc import Callable
 
@@ -76,7 +75,6 @@ def _optimizers(*entries, optimizer=None):
 
 def _train_step(model) -> Callable:
   """(state, batch) -> (state, metrics) on one device."""
-
 
   def step(state, batch):
     if isinstance(model, Voice2Pose):
