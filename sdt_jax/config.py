@@ -5,10 +5,11 @@ An experiment file starts from `default()` and sets what differs. ml_collections
 `--config.section.field=value`, but checks only the type; `check` checks the rest.
 """
 
-import copy
 import dataclasses
+import functools
 import json
 import math
+import operator
 import pathlib
 import runpy
 from collections.abc import Callable, Iterator, Mapping
@@ -213,18 +214,17 @@ def default() -> Config:
 
 
 def check(config: Config) -> None:
-  """Raises a UserError that names the first field that is missing, unknown or wrong."""
+  """Raises a UserError that names the first field that is unknown, missing or wrong."""
   values = flatten(config)
+  sections = {name.rpartition(".")[0] for name in BY_NAME}
   for name in values.keys() - BY_NAME.keys():
-    if not any(field.startswith(f"{name}.") for field in BY_NAME):
-      raise UserError(f"config.{name} is not a field; {_SEE_FIELDS}")
+    if name in sections:
+      raise UserError(
+        f"config.{name} is {values[name]!r}; expected a section of fields"
+      )
+    raise UserError(f"config.{name} is not a field; {_SEE_FIELDS}")
   for name, field in BY_NAME.items():
     if name not in values:
-      section = next((n for n in values if name.startswith(f"{n}.")), None)
-      if section:
-        raise UserError(
-          f"config.{section} is {values[section]!r}; expected a section of fields"
-        )
       raise UserError(f"config.{name} is missing; {_SEE_FIELDS}")
     value = get(config, name)
     if not _has_type_of(value, field.default):
@@ -240,9 +240,7 @@ _SEE_FIELDS = "sdt_jax/config.py lists every field"
 
 def get(config: Config, name: str) -> Any:
   """A field by its dotted name, for example "generator.norm"."""
-  for key in name.split("."):
-    config = config[key]
-  return config
+  return functools.reduce(operator.getitem, name.split("."), config)
 
 
 def _has_type_of(value: Any, default: Any) -> bool:
@@ -255,22 +253,17 @@ def _has_type_of(value: Any, default: Any) -> bool:
   return type(value) is type(default)
 
 
-def with_absent_fields(config: Config) -> Config:
-  """The config of an older run, its missing fields set to reproduce what it did."""
-  config = copy.deepcopy(config)
-  for name, field in BY_NAME.items():
-    *sections, key = name.split(".")
-    section = config
-    for part in sections:
-      if part not in section:
-        section[part] = ml_collections.ConfigDict()
-      section = section[part]
-      if not isinstance(section, ml_collections.ConfigDict):
-        break  # malformed; `check` reports it
-    else:
-      if key not in section:
-        section[key] = field.default if field.absent is None else field.absent
-  return config
+def with_absent_fields(
+  values: Mapping[str, Any], fields: Mapping[str, Any] = FIELDS
+) -> dict[str, Any]:
+  """The values of an older run, completed by those that reproduce what it did."""
+  complete = dict(values)
+  for key, field in fields.items():
+    if isinstance(field, Field):
+      complete.setdefault(key, field.default if field.absent is None else field.absent)
+    elif isinstance(complete.setdefault(key, {}), dict):  # else `check` reports it
+      complete[key] = with_absent_fields(complete[key], field)
+  return complete
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -150,7 +150,7 @@ def read_config(path: pathlib.Path) -> Config:
       f"{path / CONFIG}: not the config of a training run; restore it, or train again"
     )
   try:
-    return with_absent_fields(ml_collections.ConfigDict(fields))
+    return ml_collections.ConfigDict(with_absent_fields(fields))
   except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
     raise UserError(
       f"{path / CONFIG}: not the config of a training run ({e}); restore it"
