@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sdt_jax import audio
+from sdt_jax import audio, pose
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import registry, scoring
@@ -60,7 +60,7 @@ def _dev(run):
 
 
 def _truth_px(run):
-  return evaluation.clips_px(run, _dev(run), np.arange(5))
+  return _dev(run).poses_px(np.arange(5))
 
 
 def test_eight_devices_generate_like_one(sdt):
@@ -77,14 +77,14 @@ def test_eight_devices_generate_like_one(sdt):
     audio.CLIP_FRAMES,
     jax.random.split(jax.random.key(0), len(split)),
   )
-  one = evaluation.pose.to_final(np.asarray(poses), run.table)
-  many = evaluator.generate(run.state, split, templates)
+  one = pose.to_final(np.asarray(poses), run.table)
+  many = evaluator.generate(run.state, split, templates, np.arange(len(split)))
   np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-2)  # pixels
   scores = evaluator.scores(run.state, split, templates)
   alone = registry.per_clip(one, _truth_px(run), np.asarray(poses), batch["poses"])
   alone["l1"] = alone.pop("l1_regression")
   for name, values in alone.items():
-    assert scores[name].mean() == pytest.approx(values.mean(), rel=1e-5), name
+    assert scores[name].mean() == pytest.approx(float(values.mean()), rel=1e-5), name
 
 
 def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
@@ -130,6 +130,18 @@ def test_without_a_pose_vae_the_way_to_one_is_told(sdt, capsys):
   result = _result(sdt, evaluation.Options())
   assert "ftd" not in result["metrics"]
   assert "configs/pose2pose.py" in capsys.readouterr().out
+
+
+def test_the_sound_of_a_split_is_read_in_parts(sdt, monkeypatch):
+  monkeypatch.setattr(evaluation, "_SOUNDS_AT_ONCE", 4)
+  sizes, read = [], pipeline.Split.read
+  monkeypatch.setattr(
+    pipeline.Split,
+    "read",
+    lambda self, rows: sizes.append(len(rows)) or read(self, rows),
+  )
+  evaluation.evaluate_run(sdt, evaluation.Options())
+  assert max(sizes) == 8  # the batch size; the train split has 20 clips
 
 
 def test_a_pose_vae_is_scored_by_its_own_features(vae):

@@ -14,6 +14,7 @@ from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 
 NUM_TRAIN, NUM_DEV = 23, 7
+ROWS = np.arange(NUM_DEV)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_processes_share_the_same_steps(train, process_count):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 8])
 def test_evaluation_sees_every_clip_once_in_order(dev, batch_size):
-  batches = list(pipeline.eval_batches(dev, batch_size=batch_size))
+  batches = list(pipeline.eval_batches(dev, ROWS, batch_size=batch_size))
   assert {b["audio"].shape for b in batches} == {(batch_size, 68_266)}
   index = np.concatenate([b["index"] for b in batches])
   mask = np.concatenate([b["mask"] for b in batches])
@@ -175,9 +176,9 @@ def test_evaluation_sees_every_clip_once_in_order(dev, batch_size):
 
 
 def test_processes_share_evaluation_batches(dev):
-  whole = list(pipeline.eval_batches(dev, batch_size=4))
+  whole = list(pipeline.eval_batches(dev, ROWS, batch_size=4))
   shares = [
-    pipeline.eval_batches(dev, batch_size=4, process_index=i, process_count=4)
+    pipeline.eval_batches(dev, ROWS, batch_size=4, process_index=i, process_count=4)
     for i in range(4)
   ]
   joined = [
@@ -192,7 +193,7 @@ def test_impossible_batch_sizes(train, dev):
     pipeline.train_batches(train, batch_size=24, seed=0)
   for split_batches in (
     lambda **kw: pipeline.train_batches(train, seed=0, **kw),
-    lambda **kw: pipeline.eval_batches(dev, **kw),
+    lambda **kw: pipeline.eval_batches(dev, ROWS, **kw),
   ):
     with pytest.raises(UserError, match=r"batch_size=6 must be .* the 4 processes"):
       split_batches(batch_size=6, process_count=4)
@@ -299,6 +300,6 @@ def test_real_packs(real_pack, tmp_path):
     )
     split = open_split(built)
     assert len(split) == num_train
-    for batch in pipeline.eval_batches(split, batch_size=8):
+    for batch in pipeline.eval_batches(split, np.arange(len(split)), batch_size=8):
       assert np.isfinite(batch["poses"]).all()
       assert 0.001 < np.abs(batch["audio"]).max() <= 1

@@ -145,6 +145,7 @@ class Split:
 
   def __init__(self, source: ClipStore, table: pose.PoseTable):
     self.source = source
+    self._table = table
     self._tracks = Tracks(
       audio=source.audio,
       poses=_normalized(source.frames["poses"], table),
@@ -168,6 +169,10 @@ class Split:
       "poses": self._poses[self._tracks.frame_start[rows]],
       "index": rows.astype(np.int32),
     }
+
+  def poses_px(self, rows: np.ndarray) -> np.ndarray:
+    """Final poses (b, 64, dims, joints) of the clips in these rows (b,)."""
+    return pose.to_final(self._poses[self._tracks.frame_start[rows]], self._table)
 
   def tracks(self) -> Tracks:
     """The whole split: audio memory-mapped from disk, poses in memory."""
@@ -244,29 +249,30 @@ def train_batches(
 
 def eval_batches(
   split: Split,
+  rows: np.ndarray,
   *,
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int = 2,
 ) -> Iterator[Batch]:
-  """Yields each clip once, in order.
+  """Yields the clips in these rows (n,), each once, in order.
 
   Batches also have `mask` (b,) float32: 1, or 0 for padding of the last batch, which
-  repeats the last clip. For the arguments, see `train_batches`.
+  repeats the last clip. For the other arguments, see `train_batches`.
 
   Raises:
     UserError: the processes cannot share a batch.
   """
   part = share(batch_size, process_index, process_count)
-  last = len(split) - 1
+  last = len(rows) - 1
 
   def read(first: int) -> Batch:
-    rows = np.arange(first, first + batch_size)[part]
-    mask = (rows <= last).astype(np.float32)
-    return split.read(np.minimum(rows, last)) | {"mask": mask}
+    places = np.arange(first, first + batch_size)[part]
+    mask = (places <= last).astype(np.float32)
+    return split.read(rows[np.minimum(places, last)]) | {"mask": mask}
 
-  steps = grain.MapDataset.range(0, len(split), batch_size).map(read)
+  steps = grain.MapDataset.range(0, len(rows), batch_size).map(read)
   return _read_ahead(steps, num_threads)
 
 

@@ -1,7 +1,7 @@
 """Runs a method over the clips of a split; every clip counts exactly once."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -51,69 +51,46 @@ class Evaluator:
       split: the clips.
       templates: (N, D) or (N, T, D), one per clip; None for models without.
     """
-    return metrics.collect(self._generated(state, split, templates, want_poses=False))
+    return self._collect("scores", state, split, templates, np.arange(len(split)))
 
   def generate(
-    self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
-  ) -> np.ndarray:
-    """Final poses (N, T, dims, joints) of the whole split; see `scores`."""
-    batches = self._generated(state, split, templates, want_poses=True)
-    return metrics.collect(batches)["poses_px"]
-
-  def _generated(
-    self, state, split, templates, want_poses: bool
-  ) -> Iterator[tuple[Arrays, np.ndarray]]:
-    """For each batch, of all processes: scores or poses, and the mask."""
-    batches = pipeline.eval_batches(
-      split, batch_size=self._batch_size, **processes.share()
-    )
-    for batch in batches:
-      mask = parallel.split(batch.pop("mask"))
-      outputs = self._run(state, batch, templates)
-      if want_poses:
-        wanted = {"poses_px": outputs["poses_px"]}
-      else:
-        wanted = {name: v for name, v in outputs.items() if v.ndim == 1}
-      yield parallel.fetch((wanted, mask))
-
-  def poses(
     self,
     state: TrainState,
     split: pipeline.Split,
-    rows: Sequence[int],
     templates: np.ndarray | None,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Generated and true final poses (n, T, dims, joints) of the clips in n rows."""
-    parts, share = [], pipeline.share(self._batch_size, **processes.share())
-    for start in range(0, len(rows), self._batch_size):
-      padded = np.resize(rows[start : start + self._batch_size], self._batch_size)
-      outputs = self._run(state, split.read(padded[share]), templates)
-      parts.append(parallel.fetch((outputs["poses_px"], outputs["truth_px"])))
-    poses_px, truth_px = zip(*parts, strict=True)
-    return np.concatenate(poses_px)[: len(rows)], np.concatenate(truth_px)[: len(rows)]
+    rows: np.ndarray,
+  ) -> np.ndarray:
+    """Final poses (n, T, dims, joints) of the clips in these rows (n,)."""
+    return self._collect("poses", state, split, templates, rows)["poses_px"]
 
-  def _run(self, state, batch: Arrays, templates: np.ndarray | None):
-    rows = batch["index"]
-    seeds = np.full_like(rows, self._seed, dtype=np.uint32)
-    batch = batch | {"draw": np.stack([seeds, rows.astype(np.uint32)], axis=1)}
-    if templates is not None:
-      batch["template"] = templates[rows]
-    return self._generate_and_score(state, parallel.split(batch))
+  def _collect(self, wanted: str, state, split, templates, rows) -> Arrays:
+    """Scores or poses of these clips, on all processes."""
+    batches = pipeline.eval_batches(
+      split, rows, batch_size=self._batch_size, **processes.share()
+    )
+
+    def outputs() -> Iterator[tuple[Arrays, np.ndarray]]:
+      for batch in batches:
+        mask, index = batch.pop("mask"), batch["index"]
+        batch["draw"] = np.array([(self._seed, i) for i in index], np.uint32)
+        if templates is not None:
+          batch["template"] = templates[index]
+        generated = self._generate_and_score(state, parallel.split(batch))
+        yield parallel.fetch((generated[wanted], parallel.split(mask)))
+
+    return metrics.collect(outputs())
 
 
 def _generate_and_score(
-  method: Method,
-  table: pose.PoseTable,
-  state: TrainState,
-  batch: dict[str, jax.Array],
-) -> dict[str, jax.Array]:
+  method: Method, table: pose.PoseTable, state: TrainState, batch: dict[str, jax.Array]
+) -> dict[str, dict[str, jax.Array]]:
   """Per-device: metrics (b,), and final poses (b, T, dims, joints), of a batch."""
   poses_norm, truth_norm = motion.sample(method, state, batch), batch["poses"]
   poses_px, truth_px = (
     pose.to_final(poses, table) for poses in (poses_norm, truth_norm)
   )
   scores = _scores(poses_px, truth_px, poses_norm, truth_norm)
-  return scores | {"poses_px": poses_px, "truth_px": truth_px}
+  return {"scores": scores, "poses": {"poses_px": poses_px}}
 
 
 def _scores(*poses: jax.Array) -> dict[str, jax.Array]:

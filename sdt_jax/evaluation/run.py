@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sdt_jax import files, pose, workdir
+from sdt_jax import files, workdir
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import metrics, references, scoring
@@ -25,6 +25,8 @@ SampleWriter = Callable[[pathlib.Path, Sample], None]
 
 # Number of training clips whose arm speed is averaged.
 _MEAN_CHANGE_CLIPS = 512
+
+_SOUNDS_AT_ONCE = 64
 
 _WITHOUT_FTD = (
   "FTD is left out: it needs a pose VAE of the same data; train configs/pose2pose.py "
@@ -83,7 +85,8 @@ def evaluate_run(
   train, split = (
     pipeline.Split(built.sources[name], run.table) for name in ("train", options.split)
   )
-  truth_px = clips_px(run, split, np.arange(len(split)))
+  rows = np.arange(len(split))
+  truth_px = split.poses_px(rows)
   chosen = sources.choose(
     options.template,
     run.method.bank(run.state),
@@ -94,13 +97,13 @@ def evaluate_run(
   )
   evaluator = Evaluator(run.method, run.table, run.config)
   poses_px = [
-    evaluator.generate(run.state, split, templates and templates.codes)
+    evaluator.generate(run.state, split, templates and templates.codes, rows)
     for templates in chosen
   ]
   clips = _clips(run, train, split, truth_px)
   scorer = scoring.Scorer(clips, pose_vae)
   scores = scorer.score(poses_px[0])
-  rows = {
+  others = {
     name: scorer.score(poses)
     for name, poses in _references(run, options, train, split, clips).items()
   }
@@ -112,7 +115,7 @@ def evaluate_run(
     "num_clips": len(split),
     **dataclasses.asdict(options),
     "metrics": _to_json(scores),
-    "references": {row: _to_json(row_scores) for row, row_scores in rows.items()},
+    "references": {row: _to_json(row_scores) for row, row_scores in others.items()},
   }
   if options.num_samples > 1:
     result["renderings"] = _renderings(scorer, poses_px)
@@ -123,7 +126,7 @@ def evaluate_run(
     for sample in _samples(split, options.save_videos, poses_px, truth_px):
       write_sample(path / name, sample)
   workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
-  print(table({"model": scores, **rows}))
+  print(table({"model": scores, **others}))
   if pose_vae is None:
     print(_WITHOUT_FTD)
   return path / f"{name}.json"
@@ -159,30 +162,21 @@ def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray
   return mean
 
 
-def clips_px(run: Run, split: pipeline.Split, rows: np.ndarray) -> np.ndarray:
-  """True final poses (n, T, dims, joints) of clips, scaled as the run's speaker."""
-  poses = np.concatenate([batch["poses"] for batch in _batches(split, rows)])
-  return pose.to_final(poses, run.table)
-
-
-def _batches(split: pipeline.Split, rows: np.ndarray) -> Iterator[pipeline.Batch]:
-  """The rows in parts: the sound of a whole split may not fit in memory."""
-  for start in range(0, len(rows), 64):
-    yield split.read(rows[start : start + 64])
+def _sounds(split: pipeline.Split) -> Iterator[np.ndarray]:
+  """Sounds (n, samples) of some clips at a time: those of all may not fit in memory."""
+  rows = np.arange(len(split))
+  for start in range(0, len(rows), _SOUNDS_AT_ONCE):
+    yield split.read(rows[start : start + _SOUNDS_AT_ONCE])["audio"]
 
 
 def _clips(
   run: Run, train: pipeline.Split, split: pipeline.Split, truth_px: np.ndarray
 ) -> scoring.Clips:
   some = np.arange(0, len(train), max(1, len(train) // _MEAN_CHANGE_CLIPS))
-  onsets = [
-    metrics.audio_onsets(sound)
-    for batch in _batches(split, np.arange(len(split)))
-    for sound in batch["audio"]
-  ]
+  onsets = [metrics.audio_onsets(s) for sounds in _sounds(split) for s in sounds]
   return scoring.Clips(
     truth_px=truth_px,
-    sounds=Sounds(onsets, metrics.mean_angle_change(clips_px(run, train, some))),
+    sounds=Sounds(onsets, metrics.mean_angle_change(train.poses_px(some))),
     table=run.table,
   )
 
@@ -209,7 +203,7 @@ def _references(
     nearest = references.nearest_features(
       _sound_features(split), _sound_features(train)
     )
-    rows["retrieval"] = clips_px(run, train, nearest)
+    rows["retrieval"] = train.poses_px(nearest)
   return rows
 
 
@@ -224,8 +218,7 @@ def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
 
 
 def _sound_features(split: pipeline.Split) -> np.ndarray:
-  batches = _batches(split, np.arange(len(split)))
-  return np.concatenate([references.sound_features(b["audio"]) for b in batches])
+  return np.concatenate([references.sound_features(s) for s in _sounds(split)])
 
 
 def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the layers above hand to a training run: its evaluator and its gallery."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,27 +15,21 @@ from sdt_jax.training.logs import Board
 
 
 class Evaluator(Protocol):
-  """Scores the clips of a split; see `evaluation.evaluator`."""
+  """Generates and scores the clips of a split; see `evaluation.evaluator`."""
 
-  def metric_names(self) -> list[str]:
-    """Names of the scores."""
-    ...
+  def metric_names(self) -> list[str]: ...
 
   def scores(
     self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
-  ) -> dict[str, np.ndarray]:
-    """Metric name -> (N,) of the N clips, from one template per clip (N, ...)."""
-    ...
+  ) -> dict[str, np.ndarray]: ...
 
-  def poses(
+  def generate(
     self,
     state: TrainState,
     split: pipeline.Split,
-    rows: Sequence[int],
     templates: np.ndarray | None,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Generated and true final poses (n, T, dims, joints) of these clips."""
-    ...
+    rows: np.ndarray,
+  ) -> np.ndarray: ...
 
 
 MakeEvaluator = Callable[[Method, pose.PoseTable, Config], Evaluator]

@@ -282,13 +282,13 @@ def _show(job: Job, state: TrainState, step: int, gallery: Gallery | None) -> No
     ("train", job.train, fields.train_videos, job.method.bank(state)),
     ("dev", job.dev, fields.dev_videos, _dev_templates(job, state)),
   ):
-    rows = range(min(count, len(split)))
-    if not rows:
+    rows = np.arange(min(count, len(split)))
+    if not len(rows):
       continue
-    poses_px, truth_px = job.evaluator.poses(state, split, rows, templates)
-    if not gallery:
-      continue
-    sound = split.read(np.array(rows))["audio"]
-    for i in rows:
-      sample = Sample(f"epoch{epoch:04d}_{name}{i}", poses_px[i], truth_px[i], sound[i])
-      gallery.add_sample(sample, step)
+    poses_px = job.evaluator.generate(state, split, templates, rows)
+    clips = zip(
+      rows, poses_px, split.poses_px(rows), split.read(rows)["audio"], strict=True
+    )
+    for i, *clip in clips:
+      if gallery:
+        gallery.add_sample(Sample(f"epoch{epoch:04d}_{name}{i}", *clip), step)
