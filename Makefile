@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` create their environment; PYTHON selects the Python.
+# `make quickstart` and `make test` create .venv if needed; PYTHON selects the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +9,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.quickstart
 
-# Trains the ladder of experiments on the synthetic speaker and writes docs/report.
+# Trains and scores all experiments on the synthetic speaker; writes output/report.
 report: $(VENV)/installed
 	$(BIN)/python -m sdt_jax.evaluation.report --config=configs/quick.py
 
-# Runs all benchmarks; docs/performance.md says what they measure.
+# Runs all benchmarks; docs/performance.md describes them.
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.all --output=docs/performance_table.md
 

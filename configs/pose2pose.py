@@ -1,4 +1,4 @@
-"""The pose VAE: gives SDT-VAE its templates, and the metric FTD its features.
+"""The pose VAE, which provides the templates of SDT-VAE and the features of FTD.
 
     python train.py --config=configs/pose2pose.py --config.dataset.name=speech2gesture \
       --config.dataset.root=DATA --config.dataset.speaker=oliver

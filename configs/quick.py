@@ -1,9 +1,9 @@
-"""A small SDT-BP for a first look.
+"""A small SDT-BP model on the synthetic speaker, for a first try.
 
     python train.py --config=configs/quick.py
 
-Two minutes on two CPU cores. Scores to expect on dev: lip-sync error 0.06, L1 0.90, FTD
-4.5 by the pose VAE of the same size (docs/report).
+Training takes two minutes on two CPU cores. Expected scores on dev: lip-sync error
+0.06, L1 0.90, and FTD 4.5 with a pose VAE of the same size (docs/report).
 """
 
 import ml_collections

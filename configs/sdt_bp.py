@@ -1,10 +1,11 @@
-"""SDT-BP with the hyper-parameters of the original: templates learnt with the network.
+"""SDT-BP: templates are learnt with the network; hyper-parameters of the original.
 
     python train.py --config=configs/sdt_bp.py --config.dataset.name=speech2gesture \
       --config.dataset.root=DATA --config.dataset.speaker=oliver
 
-The paper states for Oliver: L2 50.6, lip-sync error 0.17, FTD 1.26. It has not been run
-on that data here; on two CPU cores it trains 5 clips/s.
+The paper reports for Oliver: L2 50.6, lip-sync error 0.17, FTD 1.26. These scores have
+not been reproduced, because the data could not be obtained. Two CPU cores train about
+12 clips/s.
 """
 
 import ml_collections

@@ -1,13 +1,13 @@
-"""SDT-VAE: the templates are those that a trained pose VAE gave the training clips.
+"""SDT-VAE: a trained pose VAE provides the templates of the training clips.
 
     python train.py --config=configs/pose2pose.py ... --workdir=output/vae
     python train.py --config=configs/sdt_vae.py ... \
       --config.template.pose_vae=output/vae
 
-with the same `--config.dataset...` fields in both.
+Both commands need the same `--config.dataset...` fields.
 
-The paper states for Oliver: L2 62.4, lip-sync error 0.17, FTD 0.92. It has not been run
-on that data here.
+The paper reports for Oliver: L2 62.4, lip-sync error 0.17, FTD 0.92. These scores have
+not been reproduced, because the data could not be obtained.
 """
 
 import ml_collections
