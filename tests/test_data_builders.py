@@ -1,4 +1,5 @@
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -141,10 +142,8 @@ def test_skipped_clips_are_counted_and_leave_no_gaps(tmp_path, monkeypatch, capl
   for _ in range(2):  # built, then opened
     built = prepare(tmp_path, skip_bad_clips=True)
     assert built.num_skipped == 4
-    ids = [
-      i.removeprefix("zoe/clips/npz/talk-") for i in clip_ids(built.sources["train"])
-    ]
-    assert ids == ["0", "1", "4"]
+    ids = [f"zoe/clips/npz/talk-{i}" for i in (0, 1, 4)]
+    assert clip_ids(built.sources["train"]) == ids
     assert len(built.sources["dev"]) == 1
   assert "zoe: 4 bad clips skipped" in caplog.text
   with pytest.raises(UserError, match="zoe/clips/npz/talk-2: audio"):
@@ -166,13 +165,6 @@ def test_any_folder_name_can_be_a_speaker(tmp_path, name):
     assert clip_ids(built.sources["dev"]) == [f"{name}/clips/npz/talk-1"]
 
 
-def test_folder_that_cannot_be_written(tmp_path):
-  packs.write_pack(tmp_path)
-  (tmp_path / "built").write_text("a file")
-  with pytest.raises(UserError, match="cannot write the data set"):
-    prepare(tmp_path)
-
-
 def test_full_disk(tmp_path):
   packs.write_pack(tmp_path)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -192,9 +184,8 @@ def test_progress_bar_is_the_only_output(tmp_path, capfd):
   out, err = capfd.readouterr()
   assert out == ""
   assert "clips of zoe: 100%" in err
-  assert {
-    line.split(":")[0] for line in err.replace("\r", "\n").split("\n") if line
-  } == {"clips of zoe"}
+  lines = filter(None, re.split("[\r\n]", err))
+  assert {line.split(":")[0] for line in lines} == {"clips of zoe"}
 
 
 def test_without_tensorflow(tmp_path):
@@ -270,19 +261,6 @@ def test_synthetic_is_rebuilt_if_the_code_changes(ada, tmp_path, monkeypatch):
 
   monkeypatch.setattr(synthetic_speaker, "perform", louder)
   assert synthetic.prepare("ada", 1, 1, tmp_path).path != first.path
-
-
-@pytest.mark.parametrize(
-  ("args", "message"),
-  [
-    (("ada", 0, 4), "dataset.num_train_clips=0"),
-    (("ada", 4, -1), "dataset.num_dev_clips=-1"),
-    (("", 4, 4), "give the synthetic speaker a name"),
-  ],
-)
-def test_synthetic_errors(tmp_path, args, message):
-  with pytest.raises(UserError, match=message):
-    synthetic.prepare(*args, tmp_path)
 
 
 def test_real_packs(real_pack, tmp_path):

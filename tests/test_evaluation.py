@@ -1,6 +1,5 @@
 """Evaluation of trained runs: which templates, which rows, which numbers."""
 
-import dataclasses
 import json
 
 import jax
@@ -84,7 +83,7 @@ def test_eight_devices_generate_like_one(sdt):
   alone = registry.per_clip(one, _truth_px(run), np.asarray(poses), batch["poses"])
   alone["l1"] = alone.pop("l1_regression")
   for name, values in alone.items():
-    assert scores[name].mean() == pytest.approx(values.mean(), rel=1e-5), name
+    assert scores[name].mean() == pytest.approx(float(values.mean()), rel=1e-5), name
 
 
 def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
@@ -110,12 +109,14 @@ def test_ftd_sees_the_same_truth_through_plain_and_hierarchical_models(sdt, s2g,
   np.testing.assert_allclose(*features, rtol=1e-3, atol=1e-4)
 
 
-def _result(path, options):
-  return json.loads(evaluation.evaluate_run(path, options).read_text())
+def _result(path, **options):
+  file = evaluation.evaluate_run(path, evaluation.Options(**options))
+  return json.loads(file.read_text())
 
 
 def test_a_pose_vae_adds_ftd_and_the_references_stand_beside(sdt, vae):
-  result = _result(sdt, evaluation.Options(pose_vae=str(vae)))
+  assert "ftd" in _result(vae)["metrics"]  # by its own features
+  result = _result(sdt, pose_vae=str(vae))
   assert result["metrics"]["ftd"]["value"] > 0
   rows = result["references"]
   # Five clips of one performance overlap: no "truth of another".
@@ -127,23 +128,16 @@ def test_a_pose_vae_adds_ftd_and_the_references_stand_beside(sdt, vae):
 
 
 def test_without_a_pose_vae_the_way_to_one_is_told(sdt, capsys):
-  result = _result(sdt, evaluation.Options())
+  result = _result(sdt)
   assert "ftd" not in result["metrics"]
   assert "configs/pose2pose.py" in capsys.readouterr().out
 
 
-def test_a_pose_vae_is_scored_by_its_own_features(vae):
-  assert "ftd" in _result(vae, evaluation.Options())["metrics"]
-
-
-def test_several_renderings_have_a_spread(sdt):
-  spread = _result(sdt, evaluation.Options(num_samples=3))["renderings"]
+def test_several_renderings_have_a_spread(sdt, s2g):
+  spread = _result(sdt, num_samples=3)["renderings"]
   assert spread["l2"]["min"] < spread["l2"]["mean"] < spread["l2"]["max"]
   assert spread["diversity_samples"]["mean"] > 0
-
-
-def test_renderings_of_a_model_without_templates_are_the_same(s2g):
-  spread = _result(s2g, evaluation.Options(num_samples=2))["renderings"]
+  spread = _result(s2g, num_samples=2)["renderings"]  # a model without templates
   assert spread["l2"]["min"] == pytest.approx(spread["l2"]["max"])
   assert spread["diversity_samples"]["mean"] == pytest.approx(0, abs=1e-3)
 
@@ -163,32 +157,12 @@ def test_videos_and_poses_are_kept_on_request(sdt):
 
 
 def test_the_encoder_gives_each_clip_the_template_of_its_truth(sdt, vae):
-  result = _result(sdt, evaluation.Options(template="encoder", pose_vae=str(vae)))
-  drawn = _result(sdt, evaluation.Options(pose_vae=str(vae)))
+  result = _result(sdt, template="encoder", pose_vae=str(vae))
+  drawn = _result(sdt, pose_vae=str(vae))
   assert result["metrics"]["l2"] != drawn["metrics"]["l2"]
 
 
-@pytest.mark.parametrize(
-  ("change", "complaint"),
-  [
-    ({"split": "test"}, "--split=test"),
-    ({"template": "20"}, "0 to 19"),
-    ({"template": "-1"}, "--template=-1"),
-    ({"template": "encoder"}, "--template=encoder"),
-    ({"num_samples": 0}, "--num_samples=0"),
-    ({"step": "3"}, "--step=3"),
-    ({"pose_vae": "/none"}, "/none"),
-  ],
-)
-def test_bad_options_are_named(sdt, change, complaint):
-  options = dataclasses.replace(evaluation.Options(), **change)
-  with pytest.raises(UserError, match=complaint):
-    evaluation.evaluate_run(sdt, options)
-
-
-def test_a_gesture_model_is_no_pose_vae(sdt, s2g, data_dir, tmp_path):
-  with pytest.raises(UserError, match="has no encoder"):
-    evaluation.evaluate_run(sdt, evaluation.Options(pose_vae=str(s2g)))
+def test_a_gesture_model_is_no_pose_vae(s2g, data_dir, tmp_path):
   fields = {"template.kind": "vae", "template.pose_vae": str(s2g)}
   with pytest.raises(UserError, match="has no encoder"):
     _train(tmp_path / "w", data_dir, **fields)
@@ -200,7 +174,7 @@ def test_sdt_vae_has_the_templates_of_its_vae(vae, data_dir, tmp_path):
   bank = runs.load(vae).state.bank["mean"]
   assert np.abs(bank).max() > 0
   np.testing.assert_array_equal(runs.load(path).state.templates(), bank)
-  assert "ftd" in _result(path, evaluation.Options())["metrics"]
+  assert "ftd" in _result(path)["metrics"]
 
 
 def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
@@ -212,11 +186,7 @@ def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
 
 
 def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_path):
-  fields = {
-    "template.kind": "none",
-    "generator.norm": "bn",
-    "pose.hierarchical": False,
-  }
+  fields = {"template.kind": "none", "generator.norm": "bn", "pose.hierarchical": False}
   config = tiny.config(data_dir, num_epochs=1, **fields)
   with pytest.raises(UserError, match=r"discriminator.*pretrained_partial"):
     tiny.train(config, tmp_path / "w", pretrained=str(s2g))
