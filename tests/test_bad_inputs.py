@@ -34,10 +34,10 @@ class Case(NamedTuple):
 
   Attributes:
     name: of the test.
-    flags: of the program, separated by blanks.
-    says: what must be in the line, in this order, separated by " ... ".
-    spoil: makes the material bad; None where the flags are.
-    slow: whether the program works for seconds before it can know.
+    flags: of the program, separated by spaces.
+    says: parts of the error message in their order, separated by " ... ".
+    spoil: makes the material bad; None where the flags are bad.
+    slow: whether the program runs for seconds before it can find the fault.
   """
 
   name: str
@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 def cut(path: str, share: float = 0.5) -> Spoil:
-  """Keeps its beginning."""
+  """Truncates a file."""
 
   def spoil(folder: pathlib.Path) -> None:
     content = (folder / path).read_bytes()
@@ -61,7 +61,7 @@ def cut(path: str, share: float = 0.5) -> Spoil:
 
 
 def holds(path: str, content: bytes | str) -> Spoil:
-  """Another content."""
+  """Writes a file."""
   as_bytes = content.encode() if isinstance(content, str) else content
 
   def spoil(folder: pathlib.Path) -> None:
@@ -94,7 +94,7 @@ def is_folder(path: str) -> Spoil:
 
 
 def unreadable(path: str) -> Spoil:
-  """A link to itself; rights would not keep the administrator out."""
+  """A link to itself, which root cannot read either."""
 
   def spoil(folder: pathlib.Path) -> None:
     (folder / path).unlink()
@@ -104,7 +104,7 @@ def unreadable(path: str) -> Spoil:
 
 
 def field(path: str, name: str, value: Any = ...) -> Spoil:
-  """Sets a dotted field of a JSON file, or leaves it out."""
+  """Sets a dotted field of a JSON file, or removes it."""
 
   def spoil(folder: pathlib.Path) -> None:
     content = fields = json.loads((folder / path).read_text())
@@ -121,7 +121,7 @@ def field(path: str, name: str, value: Any = ...) -> Spoil:
 
 
 def arrays(path: str, **changes: Any) -> Spoil:
-  """Changes arrays of an npz; None leaves one out."""
+  """Changes arrays of an npz; None removes one."""
 
   def spoil(folder: pathlib.Path) -> None:
     content: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def both(*spoils: Spoil) -> Spoil:
 
 
 def undone(stage: str, *spoils: Spoil) -> Spoil:
-  """Makes a stage of the data preparation work again, and then the rest."""
+  """Makes a stage of the data preparation, and those after it, run again."""
   return both(gone(f"prepared/eve/work/talk/{stage}.stamp"), *spoils)
 
 
@@ -148,7 +148,7 @@ def sound(path: str, samples: np.ndarray, subtype: str = "FLOAT") -> Spoil:
 
 
 class _Bomb:
-  """Whoever unpickles it makes the folder `executed`."""
+  """Unpickling it creates the folder `executed`."""
 
   def __reduce__(self):
     return os.mkdir, ("executed",)

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from sdt_jax import audio
+from sdt_jax import keypoints as kp
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import registry, scoring
@@ -17,6 +18,8 @@ from sdt_jax.methods.base import Condition
 from sdt_jax.synthesis import samples
 from sdt_jax.templates import sources
 from sdt_jax.training import runs, setup
+
+S2G = {"template.kind": "none", "generator.norm": "bn", "pose.hierarchical": False}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +48,8 @@ def vae(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope="module")
 def s2g(tmp_path_factory, data_dir):
-  fields = {
-    "template.kind": "none",
-    "generator.norm": "bn",
-    "pose.hierarchical": False,
-    "discriminator.weight": 0.1,
-  }
-  return _train(tmp_path_factory.mktemp("s2g") / "w", data_dir, **fields)
+  path = tmp_path_factory.mktemp("s2g") / "w"
+  return _train(path, data_dir, **S2G, **{"discriminator.weight": 0.1})
 
 
 def _dev(run):
@@ -127,7 +125,7 @@ def test_a_pose_vae_adds_ftd_and_the_references_stand_beside(sdt, vae):
   assert rows["mean pose"]["bc_ha2g"]["value"] is None
 
 
-def test_without_a_pose_vae_the_way_to_one_is_told(sdt, capsys):
+def test_without_a_pose_vae_the_output_names_the_config_that_trains_one(sdt, capsys):
   result = _result(sdt)
   assert "ftd" not in result["metrics"]
   assert "configs/pose2pose.py" in capsys.readouterr().out
@@ -152,8 +150,8 @@ def test_videos_and_poses_are_kept_on_request(sdt):
     "poses.npz",
   }
   with np.load(folder / "poses.npz", allow_pickle=False) as arrays:
-    assert arrays["poses_pred_batch"].shape == (10, 64, 2, 121)
-    assert arrays["poses_gt_batch"].shape == (5, 64, 2, 121)
+    assert arrays["poses_pred_batch"].shape == (10, 64, *kp.UPPER_BODY.shape)
+    assert arrays["poses_gt_batch"].shape == (5, 64, *kp.UPPER_BODY.shape)
 
 
 def test_the_encoder_gives_each_clip_the_template_of_its_truth(sdt, vae):
@@ -186,8 +184,7 @@ def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
 
 
 def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_path):
-  fields = {"template.kind": "none", "generator.norm": "bn", "pose.hierarchical": False}
-  config = tiny.config(data_dir, num_epochs=1, **fields)
+  config = tiny.config(data_dir, num_epochs=1, **S2G)
   with pytest.raises(UserError, match=r"discriminator.*pretrained_partial"):
     tiny.train(config, tmp_path / "w", pretrained=str(s2g))
   config.pretrained_partial = True
