@@ -107,7 +107,7 @@ def probe(path: pathlib.Path) -> Probe:
 @contextlib.contextmanager
 def _opened(path: pathlib.Path):
   try:
-    with av.open(str(path.absolute())) as container:
+    with av.open(str(path.absolute()), **audio_file.LENIENT) as container:
       yield container
   except FFmpegError as e:
     raise UserError(f"{path.name}: not a video that can be read ({e.strerror})") from e

@@ -34,7 +34,7 @@ _CONTAINERS = "wav,w64,flac,mp3,ogg,aac,aiff,mov,matroska"
 _MAX_PLANES = 7
 # Metadata tags need not be Unicode. PyAV 19 accepts any and has removed this option.
 _OLD_AV = int(av.__version__.split(".")[0]) < 19
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
 
 _RATES_HZ = (1_000, 1_000_000)  # lowest and highest plausible sample rate
 
@@ -81,7 +81,7 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
 
 def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
   options = {"format_whitelist": _CONTAINERS}
-  with av.open(file, container_options=options, **_LENIENT) as container:
+  with av.open(file, container_options=options, **LENIENT) as container:
     if not container.streams.audio:
       raise UserError(f"{path}: has no sound track; give a file with sound")
     blocks, rates = [], set()

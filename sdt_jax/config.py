@@ -50,8 +50,8 @@ class Field:
     meaning: for the reader.
     allowed: which values of that type are possible.
     may_change: whether a run may be resumed with another value.
-    absent: the value that reproduces what a run did before the field existed; None
-      where the default does.
+    absent: for a field that older versions lack, the value that reproduces what they
+      did; None for the fields that every run has.
   """
 
   default: Any
@@ -61,9 +61,11 @@ class Field:
   absent: Any = None
 
 
-def _run_field(default: Any, meaning: str, allowed: Allowed = _ANY) -> Field:
+def _run_field(
+  default: Any, meaning: str, allowed: Allowed = _ANY, absent: Any = None
+) -> Field:
   """A field that a resumed run may change: it concerns how, not what, is trained."""
-  return Field(default, meaning, allowed, may_change=True)
+  return Field(default, meaning, allowed, may_change=True, absent=absent)
 
 
 FIELDS: dict[str, Any] = {
@@ -89,12 +91,14 @@ FIELDS: dict[str, Any] = {
     "losses and optimizers stay float32. float32 products use JAX's default "
     "precision, which is often TF32 on GPUs",
     _one_of("float32", "bf16"),
+    absent="float32",
   ),
   "steps_at_once": _run_field(
     0,
     "steps per dispatch when the training data is in device memory; 0 means 1 on CPUs "
     "and log.every_steps elsewhere",
     _NOT_NEGATIVE,
+    absent=0,
   ),
   "dataset": {
     "name": Field("synthetic", "the data set, a name in `sdt_jax.data`"),
@@ -139,7 +143,9 @@ FIELDS: dict[str, Any] = {
       "learnt by back-propagation, taken from a pose VAE, or no templates",
       _one_of("bp", "vae", "none"),
     ),
-    "pose_vae": Field("", "kind vae: workdir of a pose2pose run on the same clips"),
+    "pose_vae": Field(
+      "", "kind vae: workdir of a pose2pose run on the same clips", absent=""
+    ),
     "size": Field(32, "dimensions of a template", _POSITIVE),
     "frame_wise": Field(False, "kind bp: one template per frame instead of per clip"),
     "kl_weight": Field(
@@ -172,10 +178,10 @@ FIELDS: dict[str, Any] = {
   "checkpoint": {
     "every_epochs": _run_field(1, "epochs between checkpoints", _POSITIVE),
     "every_steps": _run_field(
-      0, "also save every so many steps; 0 means never", _NOT_NEGATIVE
+      0, "also save every so many steps; 0 means never", _NOT_NEGATIVE, absent=0
     ),
     "every_minutes": _run_field(
-      0.0, "also save after so many minutes; 0 means never", _NOT_NEGATIVE
+      0.0, "also save after so many minutes; 0 means never", _NOT_NEGATIVE, absent=0.0
     ),
     "keep_latest": _run_field(2, "number of latest checkpoints to keep", _POSITIVE),
     "keep_best": _run_field(1, "number of best checkpoints to keep", _NOT_NEGATIVE),
@@ -184,7 +190,9 @@ FIELDS: dict[str, Any] = {
     ),
   },
   "debug": {
-    "nans": _run_field(False, "find the operation that produces a NaN; slow"),
+    "nans": _run_field(
+      False, "find the operation that produces a NaN; slow", absent=False
+    ),
   },
 }
 
@@ -260,9 +268,10 @@ def with_absent_fields(
   complete = dict(values)
   for key, field in fields.items():
     if isinstance(field, Field):
-      complete.setdefault(key, field.default if field.absent is None else field.absent)
-    elif isinstance(complete.setdefault(key, {}), dict):  # else `check` reports it
-      complete[key] = with_absent_fields(complete[key], field)
+      if field.absent is not None:
+        complete.setdefault(key, field.absent)
+    elif isinstance(section := complete.get(key, {}), dict):  # else `check` reports it
+      complete[key] = with_absent_fields(section, field)
   return complete
 
 

@@ -26,17 +26,14 @@ def write_video(path, times, pictures=None, sound=None, sound_rate=48_000):
     video.height, video.width = pictures[0].shape[:2]
     video.pix_fmt = "yuv420p"
     video.codec_context.time_base = _TIME_BASE
-    audio = (
-      None
-      if sound is None
-      else container.add_stream("aac", rate=sound_rate, layout="mono")
-    )
+    if sound is not None:  # before the first packet
+      audio = container.add_stream("aac", rate=sound_rate, layout="mono")
     for time, picture in zip(times, pictures, strict=True):
       frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
       frame.pts, frame.time_base = round(time / _TIME_BASE), _TIME_BASE
       container.mux(video.encode(frame))
     container.mux(video.encode(None))
-    if audio is not None:
+    if sound is not None:
       _write_sound(container, audio, sound, sound_rate)
 
 

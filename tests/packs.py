@@ -34,9 +34,7 @@ def write_clip(path: pathlib.Path, seed: int = 0, **arrays) -> None:
 
 
 def write_pack(
-  root: pathlib.Path,
-  labels: str = "train train train dev dev",
-  speaker: str = "zoe",
+  root: pathlib.Path, labels: str = "train train train dev dev", speaker: str = "zoe"
 ) -> pathlib.Path:
   """Writes a pack with one clip per label; returns the speaker's folder."""
   folder = root / speaker

@@ -18,12 +18,9 @@ RECORDED = golden.load("mel")
 NOISE = 0.1 * np.random.default_rng(0).standard_normal((3, 4000)).astype(np.float32)
 
 
-def test_a_training_clip_has_the_published_length():
-  assert audio.num_samples(audio.CLIP_FRAMES) == 68_266
-
-
 @hypothesis.given(st.integers(0, 10**6))
 def test_num_samples_is_the_exact_number_rounded_down(frames):
+  assert audio.num_samples(audio.CLIP_FRAMES) == 68_266  # as published
   exact = fractions.Fraction(frames * audio.SAMPLE_RATE, audio.FPS)
   assert audio.num_samples(frames) == math.floor(exact)
 
@@ -67,8 +64,13 @@ def test_fit_to_frames_crops_or_pads_with_silence(samples, frames):
   assert not fitted[:, kept:].any()
 
 
-def test_mel_filters_equal_the_original():
+MEL = {"sr": 16_000, "n_fft": 512, "n_mels": 80, "fmin": 55, "fmax": 7500}
+MEL |= {"htk": True, "norm": None}
+
+
+def test_mel_filters_equal_the_original_and_librosa():
   np.testing.assert_allclose(audio.mel_filters(), RECORDED["fb"], atol=1e-5)
+  np.testing.assert_array_equal(audio.mel_filters(), librosa.filters.mel(**MEL).T)
 
 
 def test_mel_spectrogram_equals_the_original():
@@ -82,19 +84,8 @@ def test_mel_spectrogram_equals_the_original():
 
 
 def test_mel_spectrogram_equals_librosa():
-  theirs = librosa.feature.melspectrogram(
-    y=NOISE[0],
-    sr=16_000,
-    n_fft=512,
-    win_length=400,
-    hop_length=160,
-    pad_mode="reflect",
-    n_mels=80,
-    fmin=55,
-    fmax=7500,
-    htk=True,
-    norm=None,
-  )
+  framing = {"win_length": 400, "hop_length": 160, "pad_mode": "reflect"}
+  theirs = librosa.feature.melspectrogram(y=NOISE[0], **framing, **MEL)
   assert golden.relative_error(audio.mel_spectrogram(NOISE[0]), theirs) < 1e-5
 
 
@@ -113,33 +104,18 @@ def test_a_tone_is_loudest_in_the_band_of_its_frequency(hertz):
   assert bins * audio.SAMPLE_RATE / 512 == pytest.approx(hertz, abs=60)
 
 
-def test_power_is_quadratic_in_amplitude():
-  once, twice = audio.mel_spectrogram(NOISE), audio.mel_spectrogram(2 * NOISE)
-  np.testing.assert_allclose(twice, 4 * once, rtol=1e-6)
-
-
-def test_clips_of_a_batch_are_independent():
-  together = audio.mel_spectrogram(NOISE)
-  for i, sound in enumerate(NOISE):
-    np.testing.assert_allclose(audio.mel_spectrogram(sound), together[i], rtol=1e-6)
-
-
-def test_jit_and_vmap_equal_the_plain_call():
+def test_clips_are_independent_and_power_is_quadratic_in_amplitude():
   expected = audio.mel_spectrogram(NOISE)
-  tolerance = {"rtol": 1e-4, "atol": 1e-6 * float(expected.max())}
-  np.testing.assert_allclose(
-    jax.jit(audio.mel_spectrogram)(NOISE), expected, **tolerance
-  )
-  np.testing.assert_allclose(
-    jax.vmap(audio.mel_spectrogram)(NOISE), expected, **tolerance
-  )
+  np.testing.assert_allclose(audio.mel_spectrogram(2 * NOISE), 4 * expected, rtol=1e-6)
+  for i, sound in enumerate(NOISE):
+    np.testing.assert_allclose(audio.mel_spectrogram(sound), expected[i], rtol=1e-6)
 
 
-def test_mel_filters_equal_librosa():
-  theirs = librosa.filters.mel(
-    sr=16_000, n_fft=512, n_mels=80, fmin=55, fmax=7500, htk=True, norm=None
-  )
-  np.testing.assert_array_equal(audio.mel_filters(), theirs.T)
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_jit_and_vmap_equal_the_plain_call(transform):
+  expected = audio.mel_spectrogram(NOISE)
+  found = transform(audio.mel_spectrogram)(NOISE)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * expected.max())
 
 
 @hypothesis.given(st.integers(1, 10**6))

@@ -74,10 +74,10 @@ def _json_without(*names):
 def test_fields_that_an_older_run_lacks_are_filled_in(monkeypatch):
   newer = config.Field("in", "...", absent="bn")
   monkeypatch.setitem(config.FIELDS["generator"], "norm", newer)
-  older = _json_without("generator.norm", "dataset.cache_gb", "debug", "steps_at_once")
+  older = _json_without("generator.norm", "debug", "steps_at_once")
   complete = config.with_absent_fields(older)
   assert complete["generator"]["norm"] == "bn"  # not the default of today
-  assert complete["dataset"]["cache_gb"] == 8.0
+  assert complete["steps_at_once"] == 0
   assert complete["debug"] == {"nans": False}
   config.check(ml_collections.ConfigDict(complete))
   assert "norm" not in older["generator"]
@@ -109,9 +109,11 @@ def test_a_wrong_field_is_named(change, complaint):
     config.check(ml_collections.ConfigDict(config.with_absent_fields(fields)))
 
 
-def test_a_missing_field_is_named():
-  with pytest.raises(UserError, match=r"config\.template\.size is missing"):
-    config.check(ml_collections.ConfigDict(_json_without("template.size")))
+@pytest.mark.parametrize("name", ["batch_size", "template.size", "pose"])
+def test_a_field_that_every_run_has_is_missed(name):
+  damaged = config.with_absent_fields(_json_without(name))
+  with pytest.raises(UserError, match=rf"config\.{name}\S* is missing"):
+    config.check(ml_collections.ConfigDict(damaged))
 
 
 def test_an_experiment_is_found_by_its_name():

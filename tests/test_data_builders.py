@@ -1,4 +1,5 @@
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -19,10 +20,6 @@ def clip_ids(source) -> list[str]:
 
 def prepare(root, **kwargs):
   return speech2gesture.prepare(root, "zoe", root / "built", **kwargs)
-
-
-def never(*_):
-  raise AssertionError("clips are read again")
 
 
 def test_examples_are_the_clips_in_the_order_of_the_csv(tmp_path, monkeypatch):
@@ -76,7 +73,7 @@ def test_rebuilt_only_if_the_pack_changes(tmp_path, monkeypatch):
   folder = packs.write_pack(tmp_path)
   first = prepare(tmp_path)
   with monkeypatch.context() as patch:
-    patch.setattr(pack, "read_clip", never)
+    patch.setattr(pack, "read_clip", None)  # a call would fail
     again = prepare(tmp_path)
   assert again.path == first.path
   np.testing.assert_array_equal(
@@ -141,10 +138,8 @@ def test_skipped_clips_are_counted_and_leave_no_gaps(tmp_path, monkeypatch, capl
   for _ in range(2):  # built, then opened
     built = prepare(tmp_path, skip_bad_clips=True)
     assert built.num_skipped == 4
-    ids = [
-      i.removeprefix("zoe/clips/npz/talk-") for i in clip_ids(built.sources["train"])
-    ]
-    assert ids == ["0", "1", "4"]
+    ids = [f"zoe/clips/npz/talk-{i}" for i in (0, 1, 4)]
+    assert clip_ids(built.sources["train"]) == ids
     assert len(built.sources["dev"]) == 1
   assert "zoe: 4 bad clips skipped" in caplog.text
   with pytest.raises(UserError, match="zoe/clips/npz/talk-2: audio"):
@@ -166,13 +161,6 @@ def test_any_folder_name_can_be_a_speaker(tmp_path, name):
     assert clip_ids(built.sources["dev"]) == [f"{name}/clips/npz/talk-1"]
 
 
-def test_folder_that_cannot_be_written(tmp_path):
-  packs.write_pack(tmp_path)
-  (tmp_path / "built").write_text("a file")
-  with pytest.raises(UserError, match="cannot write the data set"):
-    prepare(tmp_path)
-
-
 def test_full_disk(tmp_path):
   packs.write_pack(tmp_path)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -192,9 +180,8 @@ def test_progress_bar_is_the_only_output(tmp_path, capfd):
   out, err = capfd.readouterr()
   assert out == ""
   assert "clips of zoe: 100%" in err
-  assert {
-    line.split(":")[0] for line in err.replace("\r", "\n").split("\n") if line
-  } == {"clips of zoe"}
+  lines = filter(None, re.split("[\r\n]", err))
+  assert {line.split(":")[0] for line in lines} == {"clips of zoe"}
 
 
 def test_without_tensorflow(tmp_path):
@@ -270,19 +257,6 @@ def test_synthetic_is_rebuilt_if_the_code_changes(ada, tmp_path, monkeypatch):
 
   monkeypatch.setattr(synthetic_speaker, "perform", louder)
   assert synthetic.prepare("ada", 1, 1, tmp_path).path != first.path
-
-
-@pytest.mark.parametrize(
-  ("args", "message"),
-  [
-    (("ada", 0, 4), "dataset.num_train_clips=0"),
-    (("ada", 4, -1), "dataset.num_dev_clips=-1"),
-    (("", 4, 4), "give the synthetic speaker a name"),
-  ],
-)
-def test_synthetic_errors(tmp_path, args, message):
-  with pytest.raises(UserError, match=message):
-    synthetic.prepare(*args, tmp_path)
 
 
 def test_real_packs(real_pack, tmp_path):

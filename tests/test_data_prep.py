@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,10 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 from data_prep_helpers import make_source, noise, options, person, write_video
 
-from data_prep import (
-  clips,
-  inspect,
-  mediapipe_env,
-  prepare,
-  rescale,
-  split,
-  workspace,
-)
+from data_prep import clips, inspect, media, mediapipe_env, prepare, rescale, workspace
 from data_prep.clean import clean
 from data_prep.detection import Detection, Origin
 from data_prep.keypoints import to_grid
@@ -47,7 +41,7 @@ def prepared(tmp_path_factory):
 def _hashes(folder: pathlib.Path):
   return {
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(folder.rglob("*"))
+    for path in folder.rglob("*")
     if path.is_file()
   }
 
@@ -55,7 +49,7 @@ def _hashes(folder: pathlib.Path):
 def _times(folder: pathlib.Path):
   return {
     str(path.relative_to(folder)): path.stat().st_mtime_ns
-    for path in sorted(folder.rglob("*"))
+    for path in folder.rglob("*")
     if path.is_file()
   }
 
@@ -78,7 +72,7 @@ def test_clips_hold_the_poses_and_the_sound_of_their_frames(prepared):
   folder = prepared.root / "eve" / "work" / "long talk, part [1]"
   keypoints = workspace.read_npz(folder / "rescaled.npz")["keypoints"]
   wav = folder.parents[1] / "clips" / "audio" / "long talk, part [1].wav"
-  samples = audio_of(wav)
+  samples = soundfile.read(wav, dtype="float32")[0]
   starts = workspace.read_json(folder / "clips.json")["kept"]
   assert starts == list(range(0, 97, 5))
   for start in starts:
@@ -89,12 +83,6 @@ def test_clips_hold_the_poses_and_the_sound_of_their_frames(prepared):
         clip["audio"], samples[first : first + len(clip["audio"])]
       )
       assert clip["imgs"].shape == (64,)
-
-
-def audio_of(path):
-  import soundfile
-
-  return soundfile.read(path, dtype="float32")[0]
 
 
 def test_statistics_are_mean_and_std_over_all_frames_of_train(prepared):
@@ -112,13 +100,10 @@ def test_statistics_are_mean_and_std_over_all_frames_of_train(prepared):
 
 
 def test_what_is_done_and_unchanged_is_not_done_again(prepared):
-  folder = prepared.root / "eve" / "work"
-  clip_folder = prepared.root / "eve" / "clips"
-  before, clips_before = _times(folder), _times(clip_folder)
-  everything = _hashes(prepared.root)
+  folders = [prepared.root / "eve" / name for name in ("work", "clips")]
+  before, everything = [_times(f) for f in folders], _hashes(prepared.root)
   prepare.run(prepared)
-  assert _times(folder) == before
-  assert _times(clip_folder) == clips_before
+  assert [_times(f) for f in folders] == before
   assert _hashes(prepared.root) == everything
 
 
@@ -136,8 +121,6 @@ def test_the_report_tells_of_every_video_and_needs_no_other_file(prepared):
 def test_inspect_shows_a_stretch(prepared, tmp_path):
   video = tmp_path / "out.mp4"
   inspect.inspect(prepared.root / "eve", "long talk, part [1]-10-40", video)
-  from data_prep import media
-
   pictures = [picture for _, picture in media.pictures(video)]
   assert len(pictures) == 30
   assert pictures[0].shape == (720, 1280, 3)
@@ -206,22 +189,9 @@ def test_bad_videos_are_named_or_left_out(tmp_path):
   assert {row["video_fn"] for row in _csv(opts)} == {"good", "unseen"}
 
 
-def test_a_stage_before_its_time_names_the_one_to_run(tmp_path):
-  make_source(tmp_path, "a", frames=70)
-  for stage in (clips, split):
-    with pytest.raises(UserError, match=r"run python -m data_prep\.\w+ with"):
-      stage.run(options(tmp_path))
-
-
 @pytest.mark.parametrize(
   ("change", "said"),
-  [
-    ({"speaker": "../eve"}, "--speaker="),
-    ({"speaker": ""}, "--speaker="),
-    ({"videos": pathlib.Path("/nowhere")}, "no such folder"),
-    ({"openpose_dir": None}, "needs --openpose_dir"),
-    ({"workers": 0}, "--workers=0"),
-  ],
+  [({"speaker": ""}, "--speaker="), ({"openpose_dir": None}, "needs --openpose_dir")],
 )
 def test_options_that_cannot_be_are_named(tmp_path, change, said):
   (tmp_path / "videos").mkdir()
@@ -229,21 +199,11 @@ def test_options_that_cannot_be_are_named(tmp_path, change, said):
     options(tmp_path, **change)
 
 
-def test_folders_without_videos_or_with_doubles_are_named(tmp_path):
-  for name in ("videos", "json"):
-    (tmp_path / name).mkdir()
-  with pytest.raises(UserError, match="holds no videos"):
-    prepare.run(options(tmp_path))
-  for name in ("a.mp4", "a.mov"):
-    (tmp_path / "videos" / name).write_text("")
+def test_videos_with_the_same_stem_are_named(tmp_path):
+  for name in ("videos/a.mp4", "videos/a.mov", "json/a"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
   with pytest.raises(UserError, match="the same stem"):
-    prepare.run(options(tmp_path))
-
-
-def test_a_root_that_cannot_be_written_is_named(tmp_path):
-  make_source(tmp_path, "a", frames=20)
-  (tmp_path / "data").write_text("a file")
-  with pytest.raises(UserError, match=r"--root=.*cannot be written"):
     prepare.run(options(tmp_path))
 
 
@@ -289,29 +249,22 @@ def test_killed_five_times_and_continued_the_result_is_the_same(tmp_path):
   flags = [f"--videos={tmp_path / 'videos'}", "--speaker=eve", "--keypoints=openpose"]
   flags += [f"--openpose_dir={tmp_path / 'json'}", "--workers=2"]
   program = [sys.executable, "-m", "data_prep.prepare", *flags]
+  once, often = ([*program, f"--root={tmp_path / name}"] for name in ("once", "often"))
   begun = time.monotonic()
-  subprocess.run(
-    [*program, f"--root={tmp_path / 'once'}"], check=True, capture_output=True
-  )
+  subprocess.run(once, check=True, capture_output=True)
   whole = time.monotonic() - begun
   generator = np.random.default_rng(0)
   killed = 0
   while killed < 5:
-    run = subprocess.Popen(
-      [*program, f"--root={tmp_path / 'often'}"],
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-    )
+    run = subprocess.Popen(often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(generator.uniform(0.2, 0.9) * whole)
     if run.poll() is None:
       os.kill(run.pid, signal.SIGKILL)
       killed += 1
     else:  # it finished before it could be killed: start again
-      subprocess.run(["rm", "-r", tmp_path / "often"], check=True)
+      shutil.rmtree(tmp_path / "often")
     run.wait()
-  subprocess.run(
-    [*program, f"--root={tmp_path / 'often'}"], check=True, capture_output=True
-  )
+  subprocess.run(often, check=True, capture_output=True)
   assert _hashes(tmp_path / "often") == _hashes(tmp_path / "once")
 
 

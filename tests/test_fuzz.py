@@ -5,7 +5,6 @@ UserError of one line, soon and in little memory.
 grammar of their formats.
 """
 
-import functools
 import json
 import pathlib
 import resource
@@ -32,22 +31,15 @@ from sdt_jax.exports import openpose
 from sdt_jax.interop import original, torch_file, torch_zip
 from sdt_jax.templates import sources
 
-EXAMPLES = 150
 # The same examples in every run.
-_settings = functools.partial(
-  hypothesis.settings, deadline=None, derandomize=True, database=None
+_settings = hypothesis.settings(
+  max_examples=150, deadline=None, derandomize=True, database=None
 )
 _SPEAKER = speakers.published("oliver")
 
 
 class Reader(NamedTuple):
-  """What reads a file.
-
-  Attributes:
-    file: the file's place in a folder of its own.
-    write: makes a good one there, from the path of the file.
-    read: reads it.
-  """
+  """A file, relative to a folder of its own; what writes a good one, and its reader."""
 
   file: str
   write: Callable[[pathlib.Path], Any]
@@ -83,7 +75,15 @@ _TENSORS = [
   *("netG.unet.e0.conv.weight", "netG.unet.e1.conv.weight", "clips_code"),
   *("ae.encoder.blocks.0.conv.weight", "ae.encoder.blocks.6.conv.weight"),
 ]
-_SOUND = packs.sound(0, 4000)
+
+
+def _openpose(path: pathlib.Path) -> None:
+  path.write_text(json.dumps(openpose.to_json(data_prep_helpers.person()[0])))
+
+
+def _sound(path: pathlib.Path) -> None:
+  rate = 16_000 if path.suffix == ".wav" else 22_050
+  soundfile.write(path, packs.sound(0, 4000), rate)
 
 
 def _csv(path: pathlib.Path) -> None:
@@ -102,9 +102,7 @@ def _keypoints(path: pathlib.Path) -> None:
 
 READERS = {
   "clip of a pack": Reader(
-    "a.npz",
-    lambda path: packs.write_clip(path),
-    lambda path: pack.read_clip(path, "zoe/a"),
+    "a.npz", packs.write_clip, lambda path: pack.read_clip(path, "zoe/a")
   ),
   "csv of a pack": Reader(
     "zoe/clips.csv", _csv, lambda path: pack.read_index(path.parents[1], "zoe")
@@ -114,27 +112,13 @@ READERS = {
     lambda path: np.savez(path, template=np.ones((2, 4))),
     lambda path: sources.choose(str(path), np.zeros((3, 4), np.float32)),
   ),
-  "OpenPose JSON": Reader(
-    "a_0_keypoints.json",
-    lambda path: path.write_text(
-      json.dumps(openpose.to_json(data_prep_helpers.person()[0]))
-    ),
-    openpose.read_openpose_file,
-  ),
+  "OpenPose JSON": Reader("a_0_keypoints.json", _openpose, openpose.read_openpose_file),
   "pth": Reader("a.pth", _checkpoint, lambda path: _take_over(torch_file.read(path))),
   "pth without torch": Reader(
     "a.pth", _checkpoint, lambda path: _take_over(torch_zip.read(path))
   ),
-  "sound": Reader(
-    "a.wav",
-    lambda path: soundfile.write(path, _SOUND, 16_000),
-    audio_file.load_audio,
-  ),
-  "compressed sound": Reader(
-    "a.flac",
-    lambda path: soundfile.write(path, _SOUND, 22_050),
-    audio_file.load_audio,
-  ),
+  "sound": Reader("a.wav", _sound, audio_file.load_audio),
+  "compressed sound": Reader("a.flac", _sound, audio_file.load_audio),
   "list of sounds": Reader(
     "a.txt",
     lambda path: path.write_text(f"{path.name}\n# none\n"),
@@ -185,37 +169,47 @@ def damaged(draw: st.DrawFn, good: bytes) -> bytes:
   return bytes(content if kept is None else content[: int(kept * len(content))])
 
 
-def _complaint(read: Callable[[Any], Any], material: Any) -> str:
+def _check(read: Callable[[Any], Any], material: Any) -> None:
+  complaint = "none"
   try:
     read(material)
   except UserError as e:
-    return str(e)
-  return "none"
-
-
-def _check(read: Callable[[Any], Any], material: Any) -> None:
-  complaint = _complaint(read, material)
+    complaint = str(e)
   assert complaint
   assert "\n" not in complaint
+
+
+def _good(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """A good file for a reader."""
+  path = folder / READERS[name].file
+  path.parent.mkdir(exist_ok=True)
+  READERS[name].write(path)
+  return path
+
+
+def _try(
+  name: str,
+  path: pathlib.Path,
+  contents: st.SearchStrategy,
+  write: Callable[[Any], object],
+) -> None:
+  """Writes every content to the path and reads it."""
+
+  @_settings
+  @hypothesis.given(contents)
+  def run(content: Any) -> None:
+    write(content)
+    _check(READERS[name].read, path)
+
+  run()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_a_user_error(tmp_path, name):
-  reader = READERS[name]
-  path = tmp_path / reader.file
-  path.parent.mkdir(exist_ok=True)
-  reader.write(path)
-  _check(reader.read, path)
-  good = path.read_bytes()
-
-  @_settings(max_examples=EXAMPLES)
-  @hypothesis.given(damaged(good))
-  def run(content: bytes) -> None:
-    path.write_bytes(content)
-    _check(reader.read, path)
-
-  run()
+  path = _good(tmp_path, name)
+  _check(READERS[name].read, path)
+  _try(name, path, damaged(path.read_bytes()), path.write_bytes)
 
 
 # JSON whose form is right and whose values are not.
@@ -256,26 +250,17 @@ def with_other_values(draw: st.DrawFn, content: Any) -> Any:
   return content
 
 
-JSON_READERS = (
-  *("config.json", "speaker.json", "OpenPose JSON", "row of a report"),
-  "notes of a stage",
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("config.json", "speaker.json", "OpenPose JSON", "row of a report"),
+    "notes of a stage",
+  ],
 )
-
-
-@pytest.mark.parametrize("name", JSON_READERS)
 def test_json_with_other_values_is_a_user_error(tmp_path, name):
-  reader = READERS[name]
-  path = tmp_path / reader.file
-  reader.write(path)
-  good = json.loads(path.read_text())
-
-  @_settings(max_examples=EXAMPLES)
-  @hypothesis.given(with_other_values(good))
-  def run(content: Any) -> None:
-    path.write_text(json.dumps(content))
-    _check(reader.read, path)
-
-  run()
+  path = _good(tmp_path, name)
+  contents = with_other_values(json.loads(path.read_text())).map(json.dumps)
+  _try(name, path, contents, path.write_text)
 
 
 _DTYPES = st.sampled_from(["f2", "f4", "f8", "i1", "i8", "u2", "?", "c8", "U3", "S2"])
@@ -304,19 +289,11 @@ def any_array(draw: st.DrawFn) -> np.ndarray:
   ],
 )
 def test_other_arrays_are_a_user_error(tmp_path, name, keys):
-  reader = READERS[name]
-  path = tmp_path / reader.file
-  reader.write(path)
+  path = _good(tmp_path, name)
   with np.load(path) as npz:
     good = dict(npz)
-
-  @_settings(max_examples=EXAMPLES)
-  @hypothesis.given(st.dictionaries(st.sampled_from(keys), any_array(), min_size=1))
-  def run(changes: dict[str, np.ndarray]) -> None:
-    np.savez(path, **(good | changes))
-    _check(reader.read, path)
-
-  run()
+  changes = st.dictionaries(st.sampled_from(keys), any_array(), min_size=1)
+  _try(name, path, changes, lambda changed: np.savez(path, **(good | changed)))
 
 
 _TENSOR = st.builds(
@@ -336,7 +313,7 @@ _CONTENT = st.fixed_dictionaries(
 )
 
 
-@_settings(max_examples=EXAMPLES)
+@_settings
 @hypothesis.given(_CONTENT | _VALUES)
 def test_any_content_of_a_pth_is_a_user_error(content):
   _check(_take_over, content)

@@ -117,7 +117,7 @@ def test_a_config_without_newer_fields_opens_and_resumes(tmp_path, monkeypatch):
   file = pathlib.Path("sdt_bp/config.json")
   fields = json.loads(file.read_text())
   del fields["precision"], fields["steps_at_once"], fields["debug"]
-  del fields["dataset"]["cache_gb"], fields["checkpoint"]["every_minutes"]
+  del fields["template"]["pose_vae"], fields["checkpoint"]["every_minutes"]
   file.write_text(json.dumps(fields))
   poses = _generate("sdt_bp")
   assert golden.relative_error(poses[::15], GENERATED["sdt_bp"]) < 1e-5

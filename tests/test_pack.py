@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import shutil
@@ -86,10 +87,7 @@ def test_audio_is_fitted_to_64_frames(tmp_path, length):
   samples = packs.sound(1, length)
   packs.write_clip(tmp_path / "a.npz", audio=samples)
   fitted = pack.read_clip(tmp_path / "a.npz", "a").audio
-  assert fitted.shape == (audio.num_samples(64),)
-  kept = min(length, len(fitted))
-  np.testing.assert_array_equal(fitted[:kept], samples[:kept])
-  assert not fitted[kept:].any()
+  np.testing.assert_array_equal(fitted, audio.fit_to_frames(samples, 64))
 
 
 def test_integer_audio_is_scaled(tmp_path):
@@ -127,25 +125,22 @@ def test_pickled_frame_names_are_never_loaded(tmp_path):
   assert not (tmp_path / "executed").exists()
 
 
-BAD_CLIPS = {
-  "no pose": ({"pose": None}, "has no pose; found: audio"),
-  "no audio": ({"audio": None}, "has no audio; found: pose"),
-  "pose shape": (
-    {"pose": np.zeros((64, 3, 135))},
-    r"pose has shape \(64, 3, 135\), expected \(64, 3, 137\)",
-  ),
-  "pose type": ({"pose": np.zeros((64, 3, 137), bool)}, "pose has type bool"),
-  "pose objects": ({"pose": np.array([None])}, "not a readable npz"),
-  "pose nan": ({"pose": np.full((64, 3, 137), np.nan)}, "pose has values .* finite"),
-  "audio short": ({"audio": np.zeros(60_000)}, r"audio has shape \(60000,\)"),
-  "audio long": ({"audio": np.zeros(136_532)}, r"audio has shape \(136532,\)"),
-  "audio stereo": ({"audio": np.zeros((2, 68_266))}, r"audio has shape \(2, 68266\)"),
-  "audio unsigned": ({"audio": np.zeros(68_266, np.uint8)}, "audio has type uint8"),
-  "audio nan": ({"audio": np.full(68_266, np.inf)}, "audio has values .* finite"),
-}
-
-
-@pytest.mark.parametrize(("arrays", "message"), BAD_CLIPS.values(), ids=BAD_CLIPS)
+@pytest.mark.parametrize(
+  ("arrays", "message"),
+  [
+    ({"pose": None}, "has no pose; found: audio"),
+    (
+      {"pose": np.zeros((64, 3, 135))},
+      r"shape \(64, 3, 135\), expected \(64, 3, 137\)",
+    ),
+    ({"pose": np.full((64, 3, 137), np.nan)}, "pose has values .* finite"),
+    ({"audio": np.zeros(60_000)}, r"audio has shape \(60000,\)"),
+    ({"audio": np.zeros(136_532)}, r"audio has shape \(136532,\)"),
+    ({"audio": np.zeros((2, 68_266))}, r"audio has shape \(2, 68266\)"),
+    ({"audio": np.zeros(68_266, np.uint8)}, "audio has type uint8"),
+    ({"audio": np.full(68_266, np.inf)}, "audio has values .* finite"),
+  ],
+)
 def test_bad_clip(tmp_path, arrays, message):
   packs.write_clip(tmp_path / "a.npz", **arrays)
   with pytest.raises(UserError, match=f"^zoe/a: .*{message}") as raised:
@@ -153,32 +148,20 @@ def test_bad_clip(tmp_path, arrays, message):
   assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-  "damage", ["missing", "folder", "text", "empty", "array", "truncated", "flipped"]
-)
-def test_bad_file(tmp_path, damage):
+def test_bad_file(tmp_path):
   path = tmp_path / "a.npz"
-  np.savez_compressed(path, pose=packs.keypoints(0), audio=packs.sound(0))
-  content = bytearray(path.read_bytes())
-  path.unlink()
-  if damage == "folder":
-    path.mkdir()
-  elif damage == "array":
-    with path.open("wb") as f:
-      np.save(f, packs.sound(0))
-  elif damage != "missing":
-    for i in range(1000, 1050):
-      content[i] ^= 255
-    damaged = {
-      "text": b"pose,audio\n",
-      "empty": b"",
-      "truncated": bytes(content[: len(content) // 2]),
-      "flipped": bytes(content),
-    }
-    path.write_bytes(damaged[damage])
-  message = "no such file" if damage == "missing" else "not a readable npz"
-  with pytest.raises(UserError, match=f"zoe/a: .*{message}"):
+  with pytest.raises(UserError, match=r"zoe/a: .*no such file"):
     pack.read_clip(path, "zoe/a")
+  np.savez_compressed(path, pose=packs.keypoints(0), audio=packs.sound(0))
+  flipped = bytearray(path.read_bytes())
+  flipped[1000:1050] = (byte ^ 255 for byte in flipped[1000:1050])
+  array = io.BytesIO()
+  np.save(array, packs.sound(0))
+  half = flipped[: len(flipped) // 2]
+  for content in (b"pose,audio\n", b"", array.getvalue(), half, flipped):
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"zoe/a: .*not a readable npz"):
+      pack.read_clip(path, "zoe/a")
 
 
 def test_missing_root_and_speaker(tmp_path):
@@ -199,12 +182,8 @@ def test_missing_root_and_speaker(tmp_path):
   ("content", "message"),
   [
     (b"", "column dataset, pose_fn missing; found: nothing"),
-    (b"dataset,clip\ntrain,a.npz\n", "column pose_fn missing; found: dataset, clip"),
-    (b"dataset,pose_fn\n", "no row has 'train'"),
     (b"dataset,pose_fn\nidle,a.npz\n", "no row has 'train' .*found 'idle'"),
-    (b"dataset,pose_fn\ntrain,a.npz\n", "no row has 'dev'"),
     (b"dataset,pose_fn\ntrain\n", "a train row has an empty pose_fn"),
-    (b"dataset,pose_fn\n\xff\xfe", "cannot be read as csv"),
   ],
 )
 def test_bad_csv(tmp_path, content, message):

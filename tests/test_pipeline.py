@@ -17,16 +17,14 @@ NUM_TRAIN, NUM_DEV = 23, 7
 ROWS = np.arange(NUM_DEV)
 
 
+def build(name, root, speaker, data_dir, train=0, dev=0, **kwargs):
+  arguments = {"root": root, "speaker": speaker, "data_dir": data_dir} | kwargs
+  return pipeline.build(name, num_train_clips=train, num_dev_clips=dev, **arguments)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-  return pipeline.build(
-    "synthetic",
-    root="",
-    speaker="ada",
-    data_dir=tmp_path_factory.mktemp("data"),
-    num_train_clips=NUM_TRAIN,
-    num_dev_clips=NUM_DEV,
-  )
+  return build("synthetic", "", "ada", tmp_path_factory.mktemp("d"), NUM_TRAIN, NUM_DEV)
 
 
 def open_split(built, name="train", hierarchical=True):
@@ -74,20 +72,14 @@ def test_batch_has_the_clips_of_its_index(built, train):
     assert train.clip_id(row) == example["clip_id"].decode()
 
 
-def test_both_forms_are_normalised(built):
-  for hierarchical in (True, False):
-    split = open_split(built, hierarchical=hierarchical)
-    poses = split.read(np.arange(NUM_TRAIN))["poses"]
-    np.testing.assert_allclose(poses.mean((0, 1)), 0, atol=1e-2)
-    # Points that never move relative to their parent have a deviation of 0.
-    np.testing.assert_allclose(np.median(poses.std((0, 1))), 1, atol=1e-2)
-
-
 @pytest.mark.parametrize("hierarchical", [True, False])
-def test_tracks_equal_batches(built, hierarchical):
+def test_tracks_equal_batches_and_are_normalised(built, hierarchical):
   split = open_split(built, hierarchical=hierarchical)
   tracks, table = split.tracks(), built.statistics.table(hierarchical)
   batch = split.read(np.arange(NUM_TRAIN))
+  np.testing.assert_allclose(batch["poses"].mean((0, 1)), 0, atol=1e-2)
+  # Points that never move relative to their parent have a deviation of 0.
+  np.testing.assert_allclose(np.median(batch["poses"].std((0, 1))), 1, atol=1e-2)
   for row, example in enumerate(built.sources["train"]):
     frame, sample = tracks.frame_start[row], tracks.audio_start[row]
     poses = tracks.poses[frame : frame + 64]
@@ -188,7 +180,9 @@ def test_processes_share_evaluation_batches(dev):
   assert_batches_equal(joined, whole)
 
 
-def test_impossible_batch_sizes(train, dev):
+def test_largest_and_impossible_batch_sizes(train, dev):
+  for rows in rows_of_steps(train, 0, 3, batch_size=NUM_TRAIN):
+    assert sorted(rows) == list(range(NUM_TRAIN))
   with pytest.raises(UserError, match=r"batch_size=24 is larger .* of 23 clips"):
     pipeline.train_batches(train, batch_size=24, seed=0)
   for split_batches in (
@@ -201,24 +195,14 @@ def test_impossible_batch_sizes(train, dev):
       split_batches(batch_size=0)
 
 
-def test_batch_of_the_whole_split(train):
-  for rows in rows_of_steps(train, 0, 3, batch_size=NUM_TRAIN):
-    assert sorted(rows) == list(range(NUM_TRAIN))
-
-
-def build_pack(root, name="zoe", **kwargs):
-  arguments = {"num_train_clips": 0, "num_dev_clips": 0} | kwargs
-  return pipeline.build(
-    "speech2gesture", root=root, speaker=name, data_dir=root / "built", **arguments
-  )
-
-
 def test_batches_of_a_pack(tmp_path):
   packs.write_pack(tmp_path, "train " * 5 + "dev " * 3)
   packs.write_clip(tmp_path / "zoe/clips/npz/talk-0.npz", audio=np.zeros(3))
   with pytest.raises(UserError, match=r"zoe/clips/npz/talk-0: audio has shape \(3,\)"):
-    build_pack(tmp_path)
-  built = build_pack(tmp_path, skip_bad_clips=True)
+    build("speech2gesture", tmp_path, "zoe", tmp_path / "built")
+  built = build(
+    "speech2gesture", tmp_path, "zoe", tmp_path / "built", skip_bad_clips=True
+  )
   split = open_split(built)
   batch = next(pipeline.train_batches(split, batch_size=4, seed=0))
   assert sorted(split.clip_id(row) for row in batch["index"]) == [
@@ -232,23 +216,15 @@ def test_a_new_data_set_is_a_module_and_an_entry_of_the_registry(monkeypatch, bu
 
   monkeypatch.setitem(sys.modules, "sdt_jax.data.ted", mock.Mock(prepare=prepare))
   monkeypatch.setitem(data.DATASETS, "ted", ("speaker", "root"))
-  arguments = {"data_dir": "", "num_train_clips": 0, "num_dev_clips": 0}
-  ted = pipeline.build("ted", root="talks", speaker="al", **arguments)
+  ted = build("ted", "talks", "al", "")
   assert (ted.speaker, ted.path) == ("al", "talks")
   with pytest.raises(UserError, match=r"'tet'; known: speech2gesture, synthetic, ted$"):
-    pipeline.build("tet", root="talks", speaker="al", **arguments)
+    build("tet", "talks", "al", "")
 
 
 def test_unknown_names(tmp_path, built):
-  synthetic = {
-    "root": "",
-    "speaker": "ada",
-    "data_dir": tmp_path,
-    "num_train_clips": 1,
-    "num_dev_clips": 1,
-  }
   with pytest.raises(UserError, match=r"dataset.root='' is not a folder"):
-    pipeline.build("speech2gesture", **synthetic)
+    build("speech2gesture", "", "ada", tmp_path)
   with pytest.raises(UserError, match=r"dataset.statistics='own'; known: published"):
     pipeline.speaker_statistics(built, "own")
   with pytest.raises(UserError, match="'ada' has no published statistics"):
@@ -290,15 +266,7 @@ def test_unpublished_speakers_use_the_statistics_of_the_train_split(built):
 
 def test_real_packs(real_pack, tmp_path):
   for name, num_train in (("oliver", 29), ("kubinec", 20)):
-    built = pipeline.build(
-      "speech2gesture",
-      root=real_pack,
-      speaker=name,
-      data_dir=tmp_path,
-      num_train_clips=0,
-      num_dev_clips=0,
-    )
-    split = open_split(built)
+    split = open_split(build("speech2gesture", real_pack, name, tmp_path))
     assert len(split) == num_train
     for batch in pipeline.eval_batches(split, np.arange(len(split)), batch_size=8):
       assert np.isfinite(batch["poses"]).all()

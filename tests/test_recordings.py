@@ -146,8 +146,7 @@ def test_clips_of_unknown_origin_are_not_joined(tmp_path, unknown):
 
 def test_zero_and_minus_zero_differ(tmp_path):
   clips = [clip_at(make_video(0), "a", start) for start in (0, 5)]
-  for clip, zero in zip(clips, (0.0, -0.0), strict=True):
-    clip["template"][:] = zero
+  clips[0]["template"][:], clips[1]["template"][:] = 0.0, -0.0
   found, joined = round_trip(tmp_path, clips)
   assert len(joined) == 2
   assert_same_clips(found, clips)

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdt_jax import keypoints as kp
 from sdt_jax import pose, speakers
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import references
 from sdt_jax.evaluation.references import Places
+
+SHAPE = kp.UPPER_BODY.shape
 
 
 def overlap(places, i, j):
@@ -56,17 +59,14 @@ def test_windows_of_one_video_are_refused_only_where_the_middle_has_no_partner()
   # A window overlaps 12 on either side, so of 25 the middle one overlaps all.
   with pytest.raises(UserError, match=r"25 clips are too few .* reach 12 clips"):
     references.other_clips(25, 0, windows(25))
+  with pytest.raises(UserError, match="1 clips are too few"):
+    references.other_clips(1, 0)
   others = references.other_clips(26, 0, windows(26))
   assert (np.abs(others - np.arange(26)) >= 13).all()
 
 
-def test_a_single_clip_has_no_other():
-  with pytest.raises(UserError, match="1 clips are too few"):
-    references.other_clips(1, 0)
-
-
 def test_seeds_differ_and_the_truth_is_only_reordered():
-  truth = np.random.default_rng(0).normal(size=(40, 3, 2, 121))
+  truth = np.random.default_rng(0).normal(size=(40, 3, *SHAPE))
   shuffled = references.truth_of_another(truth, 0, windows(40))
   assert not (shuffled == truth).all((1, 2, 3)).any()
   order = np.argsort(shuffled[:, 0, 0, 0])
@@ -78,11 +78,11 @@ def test_seeds_differ_and_the_truth_is_only_reordered():
 @pytest.mark.parametrize("hierarchical", [True, False])
 def test_mean_pose_held_is_the_mean_of_final_poses_and_still(hierarchical):
   rng = np.random.default_rng(0)
-  frames = rng.normal(0, 50, (200, 2, 121)).astype(np.float32)
-  speaker = speakers.from_poses("a", frames, np.ones((200, 121), bool))
+  frames = rng.normal(0, 50, (200, *SHAPE)).astype(np.float32)
+  speaker = speakers.from_poses("a", frames, np.ones((200, SHAPE[1]), bool))
   table = speaker.table(hierarchical)
   held = references.mean_pose_held(table, 4, 6)
-  assert held.shape == (4, 6, 2, 121)
+  assert held.shape == (4, 6, *SHAPE)
   assert (held == held[:1, :1]).all()
   expected = pose.to_final(pose.from_global(frames, table), table).mean(0)
   np.testing.assert_allclose(held[0, 0], expected, atol=1e-2)

@@ -125,8 +125,9 @@ def test_only_lines_to_missing_points_are_missing(poses_px):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_missing_poses_are_not_drawn(value):
-  pose = np.full(kp.UPPER_BODY.shape, value)
-  assert (draw(pose) == 255).all()
+  poses = np.full((3, *kp.UPPER_BODY.shape), value)
+  assert (draw(poses[0]) == 255).all()
+  assert all((frame == 255).all() for frame in render.pose_frames(poses))
 
 
 @pytest.mark.filterwarnings("error")
@@ -141,14 +142,8 @@ def test_wild_values_are_harmless(poses_px, dtype):
     draw(pose, scale=rng.choice([0.1, 1.0, 3.0]))
 
 
-def test_frames_share_no_memory(poses_px):
-  frames = list(render.pose_frames(poses_px[:10]))
-  assert all(f.shape == (720, 1280, 3) and f.dtype == np.uint8 for f in frames)
-  assert (frames[0] != frames[5]).any()
-
-
 def test_framing_is_natural_and_constant(poses_px):
-  frames = list(render.pose_frames(poses_px))
+  frames = list(render.pose_frames(poses_px))  # all kept: they share no memory
   for frame, pose in zip(frames, poses_px, strict=True):
     np.testing.assert_array_equal(frame, draw(pose))
 
@@ -167,22 +162,12 @@ def test_all_motion_stays_in_the_image(poses_px, size, stretch):
 
 @pytest.mark.parametrize("wild", [300.0, 900.0, 1e5, np.nan, np.inf])
 def test_a_wild_point_does_not_shrink_the_person(poses_px, wild):
-  spoilt = poses_px.copy()
-  spoilt[20, 0, kp.UPPER_BODY.index["left_hand_index_4"]] = wild
-  frames = list(render.pose_frames(spoilt))
-  np.testing.assert_array_equal(frames[0], draw(poses_px[0]))
-
-
-def test_a_point_that_is_always_wild_does_not_shrink_the_person(poses_px):
-  spoilt = poses_px.copy()
-  spoilt[:, :, kp.UPPER_BODY.index["left_hand_index_4"]] = 4000
+  spoilt, point = poses_px.copy(), kp.UPPER_BODY.index["left_hand_index_4"]
+  spoilt[20, 0, point] = wild
+  np.testing.assert_array_equal(next(render.pose_frames(spoilt)), draw(poses_px[0]))
+  spoilt[:, :, point] = 4000  # always
   left, top, _, _ = bounds(next(render.pose_frames(spoilt)))
   np.testing.assert_array_equal((left, top), bounds(draw(poses_px[0]))[:2])
-
-
-def test_nothing_detected_gives_white_frames():
-  poses = np.full((3, *kp.UPPER_BODY.shape), np.nan)
-  assert all((frame == 255).all() for frame in render.pose_frames(poses))
 
 
 def test_side_by_side_uses_the_same_scale(poses_px):
@@ -246,8 +231,6 @@ def test_overview_has_a_row_per_motion(poses_px):
   one = render.motion_overview([poses_px], ["one"])
   two = render.motion_overview([poses_px, poses_px[:20]], ["one", "two"])
   assert two.shape == (2 * one.shape[0], one.shape[1], 3)
-  with pytest.raises(ValueError, match="zip"):
-    render.motion_overview([poses_px], ["one", "two"])
 
 
 def test_png_round_trip(tmp_path, poses_px):
@@ -267,11 +250,3 @@ def test_png_below_a_file_is_an_error_that_names_it(tmp_path):
     render.write_png(path, blank(4, 4))
   assert str(path) in str(e.value)
   assert os.listdir(tmp_path) == ["no"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_png_in_a_read_only_folder_is_an_error(tmp_path):
-  tmp_path.chmod(0o500)
-  with pytest.raises(UserError, match="ermission denied"):
-    render.write_png(tmp_path / "a.png", blank(4, 4))
-  tmp_path.chmod(0o700)

@@ -82,6 +82,8 @@ def test_short_audio_is_followed_by_silence(tmp_path):
   assert sound is not None
   assert np.abs(sound[: RATE // 2]).max() > 0.3
   assert np.abs(sound[RATE + 2048 :]).max() < 0.01
+  write_video(tmp_path / "a.mp4", grey_frames(5))
+  assert decode(tmp_path / "a.mp4")[1] is None
 
 
 def test_format_is_widely_playable(tmp_path):
@@ -94,11 +96,6 @@ def test_format_is_widely_playable(tmp_path):
     assert (sound.name, sound.sample_rate) == ("aac", RATE)
   data = path.read_bytes()
   assert data.index(b"moov") < data.index(b"mdat")  # can play before it is loaded
-
-
-def test_without_audio(tmp_path):
-  write_video(tmp_path / "a.mp4", grey_frames(5))
-  assert decode(tmp_path / "a.mp4")[1] is None
 
 
 def test_colours_are_preserved(tmp_path):
@@ -144,12 +141,13 @@ def test_an_older_file_is_replaced(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("after", [0, 1, 20])
-def test_failing_frames_leave_nothing(tmp_path, after):
+@pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError])
+def test_failing_frames_leave_nothing_and_keep_their_error(tmp_path, after, error):
   def frames():
     yield from grey_frames(after)
-    raise RuntimeError("no more")
+    raise error("no more")
 
-  with pytest.raises(RuntimeError, match="no more"):
+  with pytest.raises(error, match="no more"):
     write_video(tmp_path / "a.mp4", frames(), audio=tone(1))
   assert os.listdir(tmp_path) == []
 
@@ -177,21 +175,11 @@ def failure(path, **kwargs):
   return message
 
 
-def test_missing_folder(tmp_path):
-  assert "No such file" in failure(tmp_path / "no" / "a.mp4")
-
-
-def test_target_that_is_a_folder(tmp_path):
+def test_target_that_cannot_be_written(tmp_path):
   (tmp_path / "a.mp4").mkdir()
   assert "irectory" in failure(tmp_path / "a.mp4")
+  assert "No such file" in failure(tmp_path / "no" / "a.mp4")
   assert os.listdir(tmp_path) == ["a.mp4"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_read_only_folder(tmp_path):
-  tmp_path.chmod(0o500)
-  assert "ermission denied" in failure(tmp_path / "a.mp4")
-  tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize("wrong", [{"preset": "nonsense"}, {"sample_rate": 12_345}])
@@ -212,12 +200,3 @@ def test_full_disk_leaves_nothing(tmp_path, size):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert "File too large" in message
   assert os.listdir(tmp_path) == []
-
-
-def test_an_error_of_the_frames_is_not_reported_as_one_of_the_file(tmp_path):
-  def frames():
-    yield from grey_frames(3)
-    raise FileNotFoundError("elsewhere")
-
-  with pytest.raises(FileNotFoundError, match="elsewhere"):
-    write_video(tmp_path / "a.mp4", frames())

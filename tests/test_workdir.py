@@ -1,8 +1,8 @@
 """What describes a run, and when a run may go on."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 import tiny
 
@@ -27,16 +27,13 @@ def test_what_is_written_is_read(path):
   assert tuple(config.generator.audio_channels) == (4, 4, 8, 8)
   speaker = workdir.read_speaker(path)
   assert speaker.name == "oliver"
-  for ours, theirs in (
-    (speaker.hierarchical, OLIVER.hierarchical),
-    (speaker.global_, OLIVER.global_),
-  ):
-    np.testing.assert_array_equal(ours.mean, theirs.mean)
-    np.testing.assert_array_equal(ours.std, theirs.std)
-    assert ours.scale_factor == theirs.scale_factor
+  assert speakers.to_json(speaker) == speakers.to_json(OLIVER)
 
 
-def test_line_i_names_the_clip_of_template_i(path):
+def test_files_of_a_workdir(path):
+  """Line i of clips.txt names the clip of template i; nothing temporary is left."""
+  names = {file.name for file in path.iterdir()}
+  assert names == {workdir.CLIPS, workdir.SPEAKER, workdir.CONFIG}
   lines = (path / workdir.CLIPS).read_text(encoding="utf-8").splitlines()
   assert lines == ["a/1", "b/ä 2"]
 
@@ -47,63 +44,44 @@ def test_every_field_of_the_config_is_written(path):
   assert written["generator"].keys() == set(config_lib.default().generator.keys())
 
 
-def test_nothing_temporary_is_left(path):
-  names = {file.name for file in path.iterdir()}
-  assert names == {workdir.CLIPS, workdir.SPEAKER, workdir.CONFIG}
-
-
-def test_a_missing_folder_is_named(tmp_path):
+def test_what_is_missing_is_named(tmp_path):
   with pytest.raises(UserError, match=r"none: no such folder; give the workdir"):
     workdir.read_config(tmp_path / "none")
-
-
-def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(UserError, match=r"config\.json: missing; is .* the workdir"):
     workdir.read_config(tmp_path)
   with pytest.raises(UserError, match=r"speaker\.json: missing"):
     workdir.read_speaker(tmp_path)
 
 
-@pytest.mark.parametrize(
-  "content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe\x00", b'{"a.b": 1}', b"null"]
-)
-def test_a_broken_config_is_named(path, content):
-  (path / workdir.CONFIG).write_bytes(content)
-  with pytest.raises(UserError, match=r"config\.json") as e:
-    workdir.read_config(path)
-  assert "\n" not in str(e.value)
+_BROKEN = (b"", b"{", b"[1, 2]", b"3", b"\xff\xfe\x00", b"null")
 
 
 @pytest.mark.parametrize(
-  "content",
-  [b"", b"{", b"[]", b"{}", b'{"name": 3, "tables": {}}', b'{"name": "ann"}', b"\xff"],
-)
-def test_a_broken_speaker_is_named(path, content):
-  (path / workdir.SPEAKER).write_bytes(content)
-  with pytest.raises(UserError, match=r"speaker\.json") as e:
-    workdir.read_speaker(path)
-  assert "\n" not in str(e.value)
-
-
-def test_the_same_config_may_go_on(path):
-  workdir.check_same(path, tiny.config("data"))
-
-
-@pytest.mark.parametrize(
-  ("field", "value"),
+  ("file", "content"),
   [
-    ("num_epochs", 7),
-    ("parallel", "pmap"),
-    ("dataset.root", "elsewhere"),
-    ("dataset.data_dir", "elsewhere"),
-    ("dataset.num_threads", 4),
-    ("log.every_steps", 100),
-    ("log.dev_videos", 3),
-    ("checkpoint.keep_latest", 5),
+    *((workdir.CONFIG, content) for content in (*_BROKEN, b'{"a.b": 1}')),
+    *((workdir.SPEAKER, content) for content in (*_BROKEN, b"{}", b'{"name": "ann"}')),
+    (workdir.SPEAKER, b'{"name": 3, "tables": {}}'),
   ],
 )
-def test_fields_that_say_how_long_may_change(path, field, value):
-  workdir.check_same(path, tiny.config("data", **{field: value}))
+def test_a_broken_file_is_named(path, file, content):
+  (path / file).write_bytes(content)
+  read = {workdir.CONFIG: workdir.read_config, workdir.SPEAKER: workdir.read_speaker}
+  with pytest.raises(UserError, match=re.escape(file)) as e:
+    read[file](path)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    *({}, {"num_epochs": 7}, {"parallel": "pmap"}, {"checkpoint.keep_latest": 5}),
+    {"dataset.root": "elsewhere", "dataset.data_dir": "new", "dataset.num_threads": 4},
+    {"log.every_steps": 100, "log.dev_videos": 3},
+  ],
+)
+def test_fields_that_do_not_change_the_model_may_change(path, fields):
+  workdir.check_same(path, tiny.config("data", **fields))
 
 
 @pytest.mark.parametrize(
