@@ -27,17 +27,9 @@ NECK_PX = (640.0, 324.0)
 
 VERSION = 1.3
 
-# The body of OpenPose's COCO model, the default before BODY_25.
-_COCO_18 = (
-  *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
-  *("left_shoulder", "left_elbow", "left_wrist", "right_hip", "right_knee"),
-  *("right_ankle", "left_hip", "left_knee", "left_ankle"),
-  *("right_eye", "left_eye", "right_ear", "left_ear"),
-)
-
 # JSON field -> the joint lists that it may contain, distinguished by their length.
 _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
-  "pose_keypoints": (kp.OPENPOSE.parts["body"], _COCO_18),
+  "pose_keypoints": (kp.OPENPOSE.parts["body"], kp.COCO_18),
   "face_keypoints": (kp.OPENPOSE.parts["face"],),
   "hand_left_keypoints": (kp.OPENPOSE.parts["left_hand"],),
   "hand_right_keypoints": (kp.OPENPOSE.parts["right_hand"],),
