@@ -13,7 +13,6 @@ import numpy as np
 from sdt_jax import audio, audio_file
 from . import rules, workspace
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Progress, Video
 
 STRIDE = 5
@@ -94,19 +93,13 @@ def _remove_old(options: Options, video: Video) -> None:
       path.unlink()
 
 
-STAGE = workspace.VideoStage(
+run = workspace.VideoStage(
   name="clips",
   previous="rescale",
   outputs=("clips.json",),
   parameters=lambda *_: [audio.CLIP_FRAMES, STRIDE],
   work=_cut,
-  seconds=lambda video: read_source(video)["times"][-1],
-)
-
-
-def run(options: Options) -> None:
-  """Runs the stage."""
-  workspace.run_stage(STAGE, options)
+).run
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ int8, see `detection.Origin`; and `keypoints.json`, the counts and notes of the 
 import numpy as np
 
 from sdt_jax import audio
-from . import rules, workspace
+from . import mediapipe_env, rules, workspace
 from .detection import CONFIDENCE, Backend, Detection, Origin
 from .mediapipe_backend import MediaPipe
 from .openpose_backend import OpenPose
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Progress, Video
 
 # No interpolation between pictures that are farther apart; `clean` closes gaps.
@@ -75,7 +74,7 @@ def _to_grid_point(detection, times, grid, seen, point, keypoints, origin) -> No
 
 def _find(options: Options, video: Video, progress: Progress) -> None:
   detection = backend(options).detect(video, progress)
-  times = np.array(read_source(video)["times"])
+  times = np.array(workspace.read_source(video)["times"])
   keypoints, origin = to_grid(detection, times)
   workspace.write_npz(
     video.folder / "keypoints.npz", keypoints=keypoints, origin=origin
@@ -84,13 +83,12 @@ def _find(options: Options, video: Video, progress: Progress) -> None:
   workspace.write_json(video.folder / "keypoints.json", notes)
 
 
-STAGE = workspace.VideoStage(
+_STAGE = workspace.VideoStage(
   name="keypoints",
   previous="transcode",
   outputs=("keypoints.npz", "keypoints.json"),
   parameters=lambda options, video: backend(options).parameters(video),
   work=_find,
-  seconds=lambda video: read_source(video)["times"][-1],
 )
 
 
@@ -101,8 +99,8 @@ def run(options: Options) -> None:
     UserError: the backend cannot run, or the files of a video are not usable.
   """
   if options.keypoints == "mediapipe":
-    MediaPipe(options.mediapipe_env, rules.Thresholds()).prepare()
-  workspace.run_stage(STAGE, options)
+    mediapipe_env.ensure(options.mediapipe_env)
+  _STAGE.run(options)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 from . import mediapipe_env, rules, workspace
 from .detection import CONFIDENCE, Detection, Origin
-from .transcode import read_canvas, read_source
+from .transcode import read_canvas
 from .workspace import Progress, Video
 
 _HERE = pathlib.Path(__file__).parent
@@ -50,9 +50,6 @@ class MediaPipe:
   def __init__(self, env: pathlib.Path, thresholds: rules.Thresholds):
     self._env = env
     self._thresholds = thresholds
-
-  def prepare(self) -> None:
-    mediapipe_env.ensure(self._env)
 
   def parameters(self, video: Video) -> Any:
     return ["mediapipe", mediapipe_env.version(), dataclasses.asdict(self._thresholds)]
@@ -284,8 +281,8 @@ class _Run:
     self._video = video
     self._python = python
     self._progress = progress
-    self._pictures = len(read_source(video)["times"])
-    self._fps = self._pictures / max(read_source(video)["times"][-1], 1e-3)
+    self._pictures = len(workspace.read_source(video)["times"])
+    self._fps = self._pictures / max(workspace.read_source(video)["times"][-1], 1e-3)
     self._folder = video.folder / "mediapipe"
     # Results of an earlier run are valid only for the same video and parameters.
     transcoded = workspace.read_stamp(video.folder, "transcode")

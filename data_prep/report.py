@@ -22,7 +22,6 @@ from sdt_jax.files import replacing
 from . import measures, media, overlay, workspace
 from .detection import Origin
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Video
 
 FILE_NAME = "report.html"
@@ -80,7 +79,7 @@ def gather(video: Video) -> Facts:
   curve = measures.lag_curve(measures.mouth_opening(keypoints), loud)
   return Facts(
     video=video,
-    source=read_source(video),
+    source=workspace.read_source(video),
     found=workspace.read_json(folder / "keypoints.json", "counts", "notes"),
     rules=workspace.read_json(folder / "clean.json"),
     factor=workspace.read_json(folder / "rescale.json", "factor")["factor"],

@@ -103,11 +103,7 @@ def run(options: Options) -> None:
   """
   videos = workspace.usable_videos(options)
   for video in videos:
-    if not workspace.read_stamp(video.folder, "clips"):
-      raise UserError(
-        f"{video.name}: stage 'clips' has not run; run python -m {__package__}.clips "
-        "with the same flags first"
-      )
+    workspace.finished(video, "clips")
   starts = {
     v.name: workspace.read_json(v.folder / "clips.json", "kept")["kept"] for v in videos
   }
