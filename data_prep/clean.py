@@ -44,7 +44,7 @@ def clean(
   for rule, mask in rules.face_rules(keypoints, thresholds).items():
     counts[rule] = int(mask.sum())
     rules.remove(keypoints, mask, rules.PARTS["face"])
-  counts |= rules.reject_hands(keypoints, box, thresholds)[1]
+  counts |= rules.reject_hands(keypoints, box, thresholds)
   origin = np.where(keypoints[:, 2] > 0, origin, Origin.MISSING).astype(np.int8)
   counts["gap closed"] = _close_gaps(keypoints, origin, thresholds)
   return keypoints, origin, counts
