@@ -47,29 +47,25 @@ def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.nda
   origin = np.zeros((len(grid), count), np.int8)
   for point in range(count):
     seen = np.flatnonzero(detection.keypoints[:, 2, point] > 0)
-    if len(seen):
-      _to_grid_point(detection, times, grid, seen, point, keypoints, origin)
+    if not len(seen):
+      continue
+    after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
+    exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
+    before = np.where(exact, after, np.maximum(after - 1, 0))
+    a, b = seen[before], seen[after]
+    step = times[b] - times[a]
+    inside = (times[a] <= grid + _SAME_TIME) & (grid - _SAME_TIME <= times[b])
+    good = exact | (inside & (step <= _MAX_STEP_SECONDS))
+    weight = np.where(exact, 0, (grid - times[a]) / np.maximum(step, _SAME_TIME))
+    values = detection.keypoints[:, :, point]
+    mixed = values[a] * (1 - weight)[:, None] + values[b] * weight[:, None]
+    keypoints[:, :, point] = np.where(good[:, None], mixed, 0)
+    made_by = np.maximum(detection.origin[a, point], detection.origin[b, point])
+    made_by = np.where(b - a > 1, Origin.INTERPOLATED, made_by)
+    origin[:, point] = np.where(good, made_by, Origin.MISSING)
+    bridged = good & (made_by == Origin.INTERPOLATED)
+    keypoints[bridged, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
   return keypoints, origin
-
-
-def _to_grid_point(detection, times, grid, seen, point, keypoints, origin) -> None:
-  """Fills one point of `keypoints` and `origin`; `seen`: the pictures that show it."""
-  after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
-  exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
-  before = np.where(exact, after, np.maximum(after - 1, 0))
-  a, b = seen[before], seen[after]
-  step = times[b] - times[a]
-  inside = (times[a] <= grid + _SAME_TIME) & (grid - _SAME_TIME <= times[b])
-  good = exact | (inside & (step <= _MAX_STEP_SECONDS))
-  weight = np.where(exact, 0, (grid - times[a]) / np.maximum(step, _SAME_TIME))
-  values = detection.keypoints[:, :, point]
-  mixed = values[a] * (1 - weight)[:, None] + values[b] * weight[:, None]
-  keypoints[:, :, point] = np.where(good[:, None], mixed, 0)
-  made_by = np.maximum(detection.origin[a, point], detection.origin[b, point])
-  made_by = np.where(b - a > 1, Origin.INTERPOLATED, made_by)
-  origin[:, point] = np.where(good, made_by, Origin.MISSING)
-  bridged = good & (made_by == Origin.INTERPOLATED)
-  keypoints[bridged, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
 
 
 def _find(options: Options, video: Video, progress: Progress) -> None:

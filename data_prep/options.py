@@ -53,9 +53,16 @@ class Options:
 def command(stage: Callable[[Options], object]) -> None:
   """Runs a stage as a program, with `Options` from the command line."""
 
+  def main() -> None:
+    names = [field.name for field in dataclasses.fields(Options)]
+    values = {name: getattr(flags.FLAGS, name) for name in names}
+    for name in ("videos", "root", "openpose_dir", "mediapipe_env"):
+      values[name] = values[name] and pathlib.Path(values[name]).expanduser()
+    stage(Options(**values))
+
   _define_flags()
   # `wraps`: --help shows the docstring of the stage's module.
-  cli.run(functools.wraps(stage)(lambda: stage(from_flags())))
+  cli.run(functools.wraps(stage)(main))
 
 
 def _define_flags() -> None:
@@ -79,18 +86,3 @@ def _define_flags() -> None:
     "mediapipe_env", str(DEFAULT_ENV), "Folder of the MediaPipe environment."
   )
   flags.mark_flags_as_required(["videos", "speaker", "root"])
-
-
-def from_flags() -> Options:
-  """The options given by the parsed flags.
-
-  Raises:
-    UserError: a value is invalid.
-  """
-  values = {
-    field.name: getattr(flags.FLAGS, field.name)
-    for field in dataclasses.fields(Options)
-  }
-  for name in ("videos", "root", "openpose_dir", "mediapipe_env"):
-    values[name] = values[name] and pathlib.Path(values[name]).expanduser()
-  return Options(**values)

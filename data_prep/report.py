@@ -310,16 +310,12 @@ def run(options: Options) -> None:
   """
   pack = workspace.pack_folder(options)
   all_facts = [Facts(video) for video in workspace.usable_videos(options)]
-  refused = [
-    refusal["reason"]
-    for video in workspace.find_videos(options)
-    if (refusal := workspace.refusal(video))
-  ]
-  left_out = "".join(f"<li>{html.escape(reason)}</li>" for reason in refused)
+  refusals = map(workspace.refusal, workspace.find_videos(options))
+  refused = "".join(f"<li>{html.escape(r['reason'])}</li>" for r in refusals if r)
   parts = {
     "SPEAKER": html.escape(options.speaker),
     "SPLIT": _split_line(pack),
-    "LEFT_OUT": f"<p>Skipped:</p><ul class='warn'>{left_out}</ul>" if refused else "",
+    "LEFT_OUT": refused and f"<p>Skipped:</p><ul class='warn'>{refused}</ul>",
     "SUMMARY": _summary(all_facts),
     "LEGEND": overlay.LEGEND,
     "VIDEOS": "".join(map(_video_section, all_facts)),
