@@ -13,7 +13,6 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -130,11 +129,7 @@ def frame_files(path: str | pathlib.Path) -> list[pathlib.Path]:
       other = numbered[number].name
       raise UserError(f"{path}: {other} and {file.name} have the same frame number")
     numbered[number] = file
-  _check_gaps(folder, sorted(numbered))
-  return [numbered[number] for number in sorted(numbered)]
-
-
-def _check_gaps(folder: pathlib.Path, numbers: Sequence[int]) -> None:
+  numbers = sorted(numbered)
   gaps = [
     f"{a + 1}" if b == a + 2 else f"{a + 1}-{b - 1}"
     for a, b in itertools.pairwise(numbers)
@@ -146,6 +141,7 @@ def _check_gaps(folder: pathlib.Path, numbers: Sequence[int]) -> None:
       f"{folder}: no files for frames {', '.join(gaps[:5])}{more}; copy them, or run "
       "OpenPose again (it also writes files for frames without people)"
     )
+  return [numbered[number] for number in numbers]
 
 
 def read_openpose_folder(path: str | pathlib.Path) -> np.ndarray:

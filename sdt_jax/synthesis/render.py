@@ -147,19 +147,21 @@ def draw_pose(
   points[~np.isfinite(points)] = np.nan
   points = points.clip(-_FARTHEST_PX, _FARTHEST_PX)
   pen = _Pen(canvas, points * scale + np.asarray(neck_px), scale)
-  _draw_head(pen)
-  _draw_arms(pen)
-  _draw_face(pen)
-  for side in _SIDES:
-    _draw_hand(pen, side)
-
-
-def _draw_head(pen: _Pen) -> None:
-  """Draws faint shapes of neck and skull, behind everything else."""
+  # Faint shapes of neck and skull, behind everything else.
   head = _head_outline(pen.points)
   pen.fill(_neck_outline(pen.points), _COLORS["neck_fill"])
   pen.fill(head, _COLORS["head_fill"])
   pen.outline(head, _COLORS["faint"], 2)
+  pen.lines([_SHOULDERS], _COLORS["trunk"], 9)
+  for side in _SIDES:
+    pen.lines([_ARM[side]], _COLORS["arm"][side], 9)
+    pen.lines([_WRIST[side]], _COLORS["arm"][side], 6)
+    pen.dots(_ARM[side], _COLORS["white"], 2.5)
+  _draw_face(pen)
+  for side in _SIDES:
+    pen.fill(pen.points[_PALM[side]], _COLORS["palm_fill"][side])
+    for finger, color in zip(_FINGERS[side], _COLORS["fingers"][side], strict=True):
+      pen.lines([finger], color, 4)
 
 
 def _neck_outline(points: np.ndarray) -> np.ndarray:
@@ -179,14 +181,6 @@ def _head_outline(points: np.ndarray) -> np.ndarray:
   return np.concatenate([jaw, centre + across * np.cos(angle) + up * np.sin(angle)])
 
 
-def _draw_arms(pen: _Pen) -> None:
-  pen.lines([_SHOULDERS], _COLORS["trunk"], 9)
-  for side in _SIDES:
-    pen.lines([_ARM[side]], _COLORS["arm"][side], 9)
-    pen.lines([_WRIST[side]], _COLORS["arm"][side], 6)
-    pen.dots(_ARM[side], _COLORS["white"], 2.5)
-
-
 def _draw_face(pen: _Pen) -> None:
   pen.lines([_JAW], _COLORS["soft_ink"], 3)
   pen.lines(_NOSE, _COLORS["soft_ink"], 2)
@@ -198,12 +192,6 @@ def _draw_face(pen: _Pen) -> None:
   pen.fill(pen.points[_FACE["outer_lip"]], _COLORS["lips"])
   pen.fill(pen.points[_FACE["inner_lip"]], _COLORS["mouth"])
   pen.lines([_FACE["inner_lip"]], _COLORS["mouth"], 1)
-
-
-def _draw_hand(pen: _Pen, side: str) -> None:
-  pen.fill(pen.points[_PALM[side]], _COLORS["palm_fill"][side])
-  for finger, color in zip(_FINGERS[side], _COLORS["fingers"][side], strict=True):
-    pen.lines([finger], color, 4)
 
 
 def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
