@@ -1,4 +1,4 @@
-"""Runs all benchmarks and writes one table of goals and measured values.
+"""Runs all benchmarks and writes a table of goals and measured values.
 
 python -m benchmarks.all --output=FILE.md [--programs=drawing,encoding]
 """
@@ -19,7 +19,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.", require
 _PROGRAMS = flags.DEFINE_list(
   "programs",
   "training_step,training_loop,input_pipeline,build,generation,drawing,encoding,demo,quickstart",
-  "Which ones.",
+  "Benchmarks to run.",
 )
 
 
@@ -27,15 +27,15 @@ def main() -> None:
   results = [_run(program) for program in _PROGRAMS.value]
   parts = [f"Measured on {measure.describe(results[0])}; written by `make bench`.\n"]
   for result in results:
-    parts.append(f"## {result['benchmark']}\n")
-    parts.append(_markdown(measure.cells(result["rows"])))
-    parts.append(f"\nPeak memory {result['peak_memory_mb']:,} MB.\n")
+    table = _markdown(measure.cells(result["rows"]))
+    peak = f"Peak memory {result['peak_memory_mb']:,} MB."
+    parts.append(f"## {result['benchmark']}\n\n{table}\n\n{peak}\n")
   workdir.write_text(pathlib.Path(_OUTPUT.value), "\n".join(parts))
   print(f"written: {_OUTPUT.value}")
 
 
 def _run(program: str) -> dict:
-  """The JSON line of a benchmark; what it prints is passed on."""
+  """Runs a benchmark; prints its table and returns its line of JSON."""
   done = subprocess.run(
     [sys.executable, "-m", f"benchmarks.{program}"],
     cwd=measure.ROOT,

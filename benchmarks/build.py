@@ -1,4 +1,4 @@
-"""How fast a data pack of the published layout is built: read, checked, written.
+"""Speed of building a data set from a pack in the published layout.
 
 python -m benchmarks.build [--num_clips=600]
 """

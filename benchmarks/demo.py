@@ -1,9 +1,9 @@
-"""How long demo.py takes, stage by stage, with a full-size model.
+"""Duration of demo.py with a full-size model, by stage.
 
     python -m benchmarks.demo
 
-Each run is a process of its own. The first one finds an empty
-cache of compiled programs.
+Each run is a process of its own. The first run starts with an empty cache of compiled
+programs.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def main() -> list[measure.Row]:
     measure.Row("first run", "s", [sum(first.stages.values())]),
     measure.Row("later runs", "s", [sum(t.stages.values()) for t in others]),
     measure.Row(
-      "of it until the model runs", "s", [t.begins["generate"] for t in others], 2.5
+      "until the model runs", "s", [t.begins["generate"] for t in others], 2.5
     ),
     *(
       measure.Row(f"stage: {stage}", "s", [t.stages[stage] for t in others])

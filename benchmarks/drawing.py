@@ -1,4 +1,4 @@
-"""How fast poses are drawn.
+"""Speed of drawing poses.
 
 python -m benchmarks.drawing [--frames=120]
 """
@@ -11,7 +11,9 @@ from absl import flags
 from benchmarks import measure, workloads
 from sdt_jax.synthesis import render
 
-_FRAMES = flags.DEFINE_integer("frames", 120, "Drawn in a timing.", lower_bound=1)
+_FRAMES = flags.DEFINE_integer(
+  "frames", 120, "Number of frames per timing.", lower_bound=1
+)
 
 _GOALS = {(1280, 720): 800, (640, 360): None}
 

@@ -1,9 +1,9 @@
-"""How long the full-size model takes to make the motion for a sound.
+"""Time that the full-size model takes to generate the motion for a sound.
 
     python -m benchmarks.generation [--lengths=4,24,60]
 
-The first call compiles. The one after it, of a sound that is a second shorter, tells
-whether another length compiles again.
+The first call for each length compiles. It is followed by a call with a sound that is
+one second shorter, which shows whether another length compiles again.
 """
 
 import pathlib
@@ -17,9 +17,9 @@ from benchmarks import measure, workloads
 from sdt_jax import audio
 from sdt_jax.errors import UserError
 
-_LENGTHS = flags.DEFINE_list("lengths", "4,24,60", "Seconds of speech.")
+_LENGTHS = flags.DEFINE_list("lengths", "4,24,60", "Lengths of the sounds in seconds.")
 
-_ORIGINAL = {24: 0.2}  # seconds that the original takes on two CPU cores
+_ORIGINAL = {24: 0.2}  # length -> seconds of the original on two CPU cores
 
 
 def main() -> list[measure.Row]:
@@ -35,23 +35,20 @@ def main() -> list[measure.Row]:
   def generate(sound):
     return model.generate(sound, audio.SAMPLE_RATE, template=0)
 
-  def first(title: str, sound) -> measure.Row:
-    start = time.perf_counter()
-    generate(sound)
-    return measure.Row(title, "s", [time.perf_counter() - start])
-
   firsts = []
   for length, sound in sounds.items():
-    shorter = sound[: -audio.SAMPLE_RATE]
-    firsts.append(first(f"{length} s of speech, first call", sound))
-    firsts.append(first(f"{length - 1} s of speech, first call after it", shorter))
-  seconds = measure.interleave(
+    for seconds, title in ((length, "first call"), (length - 1, "first call after it")):
+      start = time.perf_counter()
+      generate(sound[: seconds * audio.SAMPLE_RATE])
+      times = [time.perf_counter() - start]
+      firsts.append(measure.Row(f"{seconds} s of speech, {title}", "s", times))
+  warm = measure.interleave(
     {length: lambda sound=sound: generate(sound) for length, sound in sounds.items()}
   )
   return [
     *(
       measure.Row(f"{n} s of speech, warm", "s", times, _ORIGINAL.get(n))
-      for n, times in seconds.items()
+      for n, times in warm.items()
     ),
     *firsts,
   ]

@@ -1,11 +1,10 @@
-"""How fast clips are read, and what share of a training waits for them.
+"""Speed of reading clips, and the share of training time spent waiting for them.
 
     python -m benchmarks.input_pipeline [--num_clips=600] [--train_steps=20]
 
-The data set is built from a made-up pack of overlapping clips; its files are in the
-page cache, nothing is held in memory besides. The wait is that of `configs/quick.py`,
-whose step is the shortest, with the steps one after the other: what a loop that lets
-the devices run ahead waits is no more.
+The data set is built from a generated pack of overlapping clips. Its files are in the
+page cache. The wait is that of `configs/quick.py`, which has the shortest step, with
+the steps one after another: a loop in which the devices run ahead waits no longer.
 """
 
 import concurrent.futures
@@ -24,12 +23,12 @@ from sdt_jax.data import pipeline, speech2gesture
 from sdt_jax.training import parallel, runs
 
 _TRAIN_STEPS = flags.DEFINE_integer(
-  "train_steps", 20, "Of the training whose waiting is measured.", lower_bound=1
+  "train_steps", 20, "Number of steps over which waiting is measured.", lower_bound=1
 )
 
 _THREADS = (1, 2)
 _BATCH_SIZE = 32
-_BATCHES = 30  # in a timing; a few may wait from before
+_BATCHES = 30  # per timing; a few of them may have been read before
 
 
 def main() -> list[measure.Row]:
@@ -42,21 +41,25 @@ def main() -> list[measure.Row]:
 
 
 def _reads(split: pipeline.Split) -> list[measure.Row]:
-  """Every clip once, in random order, by 1 and 2 threads."""
+  """Reads every clip once, in random order, with 1 and 2 threads."""
   order = np.random.default_rng(0).permutation(len(split))
   chunks = [order[i : i + _BATCH_SIZE] for i in range(0, len(order), _BATCH_SIZE)]
   pools = {n: concurrent.futures.ThreadPoolExecutor(n) for n in _THREADS}
   seconds = measure.interleave(
     {n: lambda n=n: list(pools[n].map(split.read, chunks)) for n in _THREADS}
   )
+  return _rows("random reads", len(split), seconds, goals={2: 15_000})
+
+
+def _rows(
+  name: str, clips: int, seconds: dict[int, list[float]], goals: dict[int, float]
+) -> list[measure.Row]:
+  """`seconds` and `goals` by number of threads."""
   return [
     measure.Row(
-      f"random reads, {n} thread(s)",
-      "clips/s",
-      measure.rates(len(split), seconds[n]),
-      15_000 if n == 2 else None,
+      f"{name}, {n} thread(s)", "clips/s", measure.rates(clips, times), goals.get(n)
     )
-    for n in _THREADS
+    for n, times in seconds.items()
   ]
 
 
@@ -65,24 +68,17 @@ def _train_batches(split: pipeline.Split, size: int, threads: int) -> Iterator:
 
 
 def _batches(split: pipeline.Split) -> list[measure.Row]:
-  """Batches that nobody computes with, from 1 and 2 threads."""
+  """Takes batches without computing anything, from 1 and 2 threads."""
   size = min(_BATCH_SIZE, len(split))
   batches = {n: _train_batches(split, size, n) for n in _THREADS}
   seconds = measure.interleave(
     {n: lambda n=n: [next(batches[n]) for _ in range(_BATCHES)] for n in _THREADS}
   )
-  return [
-    measure.Row(
-      f"train_batches, {n} thread(s)",
-      "clips/s",
-      measure.rates(_BATCHES * size, seconds[n]),
-    )
-    for n in _THREADS
-  ]
+  return _rows("train_batches", _BATCHES * size, seconds, goals={})
 
 
 def _wait(split: pipeline.Split) -> measure.Row:
-  """Share of the time in which a training waits for its next batch."""
+  """Share of the training time spent waiting for the next batch."""
   config = workloads.config("quick")
   method = methods.build(config, steps_per_epoch=1000)
   state = parallel.replicate(runs.init_state(method, 0, len(split)))

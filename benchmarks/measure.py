@@ -1,7 +1,7 @@
 """What the benchmarks share: repeats, the table, the JSON line, the profile.
 
-A program hands `run` a function that returns its rows. Units tell what is better: more
-of a rate ("clips/s"), less of anything else ("s", "%").
+A program passes `run` a function that returns its rows. The unit determines which
+values are better: high ones for rates ("clips/s"), low ones otherwise ("s", "%").
 """
 
 import dataclasses
@@ -24,8 +24,10 @@ from sdt_jax import cli
 from sdt_jax.errors import UserError
 from sdt_jax.training import parallel
 
-REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each variant.", lower_bound=1)
-_WARMUP = flags.DEFINE_integer("warmup", 1, "Calls that are not timed.", lower_bound=0)
+REPEATS = flags.DEFINE_integer(
+  "repeats", 5, "Number of timings of each variant.", lower_bound=1
+)
+_WARMUP = flags.DEFINE_integer("warmup", 1, "Number of untimed calls.", lower_bound=0)
 _PROFILE = flags.DEFINE_string(
   "profile", None, "Folder for a jax.profiler trace of one warm call of each variant."
 )
@@ -39,21 +41,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line of the table.
+  """A line of the table."""
 
-  Attributes:
-    name: what was measured.
-    unit: of the values.
-    values: one for each repeat; the table shows their median and quartiles.
-    goal: at least so many for rates, at most for other units; None for none.
-    details: further columns.
-  """
-
-  name: str
+  name: str  # what was measured
   unit: str
-  values: Sequence[float]
-  goal: float | None = None
-  details: dict[str, float] = dataclasses.field(default_factory=dict)
+  values: Sequence[float]  # one per repeat; the table shows their median and quartiles
+  goal: float | None = None  # lower limit for rates, upper limit for other units
+  details: dict[str, float] = dataclasses.field(default_factory=dict)  # more columns
 
   def to_json(self) -> dict[str, Any]:
     low, median, high = np.percentile(self.values, [25, 50, 75])
@@ -73,8 +67,8 @@ class Row:
 
 
 def run(main: Callable[[], list[Row]]) -> None:
-  """Parses the flags, measures, prints; errors as in the other programs."""
-  # The time to compile counts; a user's cache would hide it.
+  """Parses the flags, measures and prints; exits on errors like other programs."""
+  # Compilation is measured too; the user's cache would hide it.
   jax.config.update("jax_enable_compilation_cache", False)
   cli.run(lambda: report(main))
 
@@ -91,7 +85,7 @@ def report(main: Callable[[], list[Row]]) -> None:
 
 
 def machine() -> dict[str, Any]:
-  """The versions, and what the benchmark runs on."""
+  """Versions and hardware."""
   devices = jax.devices()
   return {
     "python": platform.python_version(),
@@ -103,75 +97,80 @@ def machine() -> dict[str, Any]:
 
 
 def describe(machine: dict[str, Any]) -> str:
-  """One line about `machine()`."""
+  """`machine()` as one line of text."""
   return "{devices} x {device}, {cores} CPU cores, Python {python}, JAX {jax}".format(
     **machine
   )
 
 
 def _peak_memory() -> float:
-  """Bytes: of the first device, or of this process where that is the CPU."""
+  """Bytes used on the first device, or by this process if that is the CPU."""
   stats = jax.local_devices()[0].memory_stats()
   if stats:
     return stats["peak_bytes_in_use"]
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def interleave(variants: dict[_Key, Callable[[], Any]]) -> dict[_Key, list[float]]:
-  """Seconds of a call, `--repeats` times for each variant, in turn: A B A B ...
+def interleave(
+  variants: dict[_Key, Callable[[], Any]],
+  clock: Callable[[], float] = time.perf_counter,
+) -> dict[_Key, list[float]]:
+  """Times `--repeats` calls of each variant, taking turns: A B A B ...
 
-  What a variant returns is waited for, once per timing.
+  Args:
+    variants: functions to time. A timing ends when what they return is computed.
+    clock: returns the time in seconds.
+
+  Returns:
+    The seconds of each call.
   """
-  calls = {name: _calls(function) for name, function in variants.items()}
+
+  def seconds_per_call(function, calls: int) -> float:
+    start, result = clock(), None
+    for _ in range(calls):
+      result = function()
+    jax.block_until_ready(result)
+    return (clock() - start) / calls
+
+  calls = {}  # enough calls for a timing to be long enough
+  for name, function in variants.items():
+    for _ in range(_WARMUP.value):
+      seconds_per_call(function, 1)
+    once = seconds_per_call(function, 1)
+    calls[name] = max(1, math.ceil(_SHORTEST_TIMING / max(once, 1e-9)))
   seconds: dict[_Key, list[float]] = {name: [] for name in variants}
   for _ in range(REPEATS.value):
     for name, function in variants.items():
-      seconds[name].append(_time(function, calls[name]))
+      seconds[name].append(seconds_per_call(function, calls[name]))
   if _PROFILE.value:
     with jax.profiler.trace(_PROFILE.value):
       for function in variants.values():
-        _time(function, 1)
+        seconds_per_call(function, 1)
   return seconds
 
 
-def _calls(function: Callable[[], Any]) -> int:
-  """Warms up; returns how many calls make a timing that is long enough."""
-  for _ in range(_WARMUP.value):
-    _time(function, 1)
-  return max(1, math.ceil(_SHORTEST_TIMING / _time(function, 1)))
-
-
-def _time(function: Callable[[], Any], calls: int) -> float:
-  start = time.perf_counter()
-  result = None
-  for _ in range(calls):
-    result = function()
-  jax.block_until_ready(result)
-  return (time.perf_counter() - start) / calls
-
-
 def time_programs() -> None:
-  """To be called first by a benchmark of whole programs, which are other processes.
+  """Must be called first by a benchmark of whole programs, which are other processes.
 
   Raises:
-    UserError: a profile is asked for, which would show nothing of them.
+    UserError: a profile was requested, which would not cover those processes.
   """
   if _PROFILE.value:
     raise UserError(
       "--profile: this benchmark times whole programs; profile training_step, "
       "generation or encoding"
     )
-  # Leaves them the memory of an accelerator.
+  # Leaves the memory of an accelerator to those processes.
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 
 def rates(count: float, seconds: list[float]) -> list[float]:
-  """`count` things in each of these times, per second."""
+  """The rate, per second, of `count` things in each of these times."""
   return [count / s for s in seconds]
 
 
 def matrix_peak(dtype: str) -> float:
-  """FLOP/s of the product of two large square matrices, the best of the repeats."""
+  """Highest FLOP/s over the repeats for the product of two large square matrices."""
   size = 2048 if parallel.is_cpu() else 8192
   a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
   multiply = jax.jit(jnp.matmul)
@@ -179,7 +178,7 @@ def matrix_peak(dtype: str) -> float:
 
 
 def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-  """Header and body of the table of these rows, as text."""
+  """The table of rows from `Row.to_json`: the header and the lines, as text."""
   fixed = {"name", "unit", "median", "low", "high", "repeats", "goal", "met"}
   extra = list(dict.fromkeys(key for row in rows for key in row if key not in fixed))
   table = [["what", "goal", "measured", "", "quartiles", "unit", *extra]]
@@ -200,14 +199,14 @@ def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def number(value: float | None) -> str:
-  """Three digits; all of them from 1,000 on."""
+  """Three significant digits, or all digits before the point from 1,000 on."""
   if value is None:
     return ""
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def text_table(table: list[list[str]]) -> str:
-  """Columns side by side, the first to the left, the others to the right."""
+  """Aligns the first column to the left and the others to the right."""
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   return "\n".join(
     "  ".join(

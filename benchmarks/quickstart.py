@@ -1,4 +1,4 @@
-"""How long `make quickstart` takes once it is installed, stage by stage; run once.
+"""Duration of `make quickstart` after installation, by stage; measured once.
 
 python -m benchmarks.quickstart [--train_flag=--config.num_epochs=1 ...]
 """
@@ -11,9 +11,11 @@ from absl import flags
 from benchmarks import measure, stages
 from sdt_jax import quickstart
 
-_TRAIN_FLAGS = flags.DEFINE_multi_string("train_flag", [], "Added for train.py.")
+_TRAIN_FLAGS = flags.DEFINE_multi_string(
+  "train_flag", [], "Flags added to those of train.py."
+)
 
-_SHORTEST = 0.05  # seconds; shorter stages are left out
+_SHORTEST = 0.05  # seconds; shorter stages are omitted
 
 
 def main() -> list[measure.Row]:

@@ -1,7 +1,7 @@
-"""Where the time of a whole program goes, stage by stage.
+"""Measures how the time of a whole program is divided into stages.
 
-`timed` starts the program in a process of its own, in which this file, as a program,
-puts a stopwatch around imports and around the functions in `_STAGES`.
+`timed` starts the program as a process of its own. There, this file, as a program,
+times the imports and the functions in `_STAGES`.
 """
 
 import atexit
@@ -23,21 +23,23 @@ from typing import NamedTuple
 
 from sdt_jax.errors import UserError
 
-_ROOT = pathlib.Path(__file__).parents[1]
-
 _STAGES = (
   ("data set", "sdt_jax.training.setup", "build_data"),
   ("load", "sdt_jax.synthesis.generate", "load"),
+  ("load", "sdt_jax.training.runs", "load"),
   ("generate", "sdt_jax.synthesis.generate", "GestureModel.generate"),
   ("generate", "sdt_jax.synthesis.generate", "GestureModel.generate_many"),
   ("draw and encode", "sdt_jax.synthesis.video", "write_video"),
+  ("generate", "sdt_jax.evaluation.evaluator", "Evaluator.generate"),
   ("score", "sdt_jax.evaluation.evaluator", "Evaluator.scores"),
+  ("score", "sdt_jax.evaluation.scoring", "Scorer.score"),
   ("pictures", "sdt_jax.synthesis.samples", "Gallery.add_sample"),
+  ("pictures", "sdt_jax.synthesis.samples", "Gallery.add_templates"),
   ("pictures", "sdt_jax.synthesis.samples", "Gallery.close"),
   ("save", "sdt_jax.training.checkpoints", "Checkpoints.save"),
   ("save", "sdt_jax.training.checkpoints", "Checkpoints.close"),
 )
-_NOT_PASSED_ON = {
+_REMOVED = {  # from the environment of the program
   "JAX_COMPILATION_CACHE_DIR",
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
   "XLA_PYTHON_CLIENT_PREALLOCATE",
@@ -46,26 +48,30 @@ _REST = "everything else"
 
 
 class Times(NamedTuple):
-  """Seconds in each stage (of the main thread; they sum up to the whole), and from the
-  start of the process to the first entry into each."""
+  """What the main thread of a program spent its time on."""
 
-  stages: dict[str, float]
-  begins: dict[str, float]
+  stages: dict[str, float]  # seconds in each stage; they add up to the total
+  begins: dict[str, float]  # seconds from the start to the first entry of each stage
 
 
 def timed(cache: pathlib.Path, program: str, *flags: str) -> Times:
-  """Runs a program of the root folder, with `cache` as the user's cache.
+  """Runs a program in the root folder of the repository.
+
+  Args:
+    cache: used as the cache folder of the user.
+    program: path of the program.
+    flags: its flags.
 
   Raises:
-    UserError: it fails; with the last line that it wrote.
+    UserError: the program fails; the message includes the last line that it wrote.
   """
-  environment = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}
+  environment = {k: v for k, v in os.environ.items() if k not in _REMOVED}
   with tempfile.TemporaryDirectory() as folder:
     report = pathlib.Path(folder) / "times.json"
     start = time.time()
     done = subprocess.run(
       [sys.executable, "-m", "benchmarks.stages", report, str(start), program, *flags],
-      cwd=_ROOT,
+      cwd=pathlib.Path(__file__).parents[1],
       env=environment | {"XDG_CACHE_HOME": str(cache)},
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
@@ -73,7 +79,7 @@ def timed(cache: pathlib.Path, program: str, *flags: str) -> Times:
     )
     whole = time.time() - start
     if done.returncode:
-      last = (done.stderr.strip() or "it wrote nothing").splitlines()[-1]
+      last = (done.stderr.strip() or "no message").splitlines()[-1]
       raise UserError(f"{program} failed with code {done.returncode}: {last}")
     times = Times(*json.loads(report.read_text()))
   times.stages["exit"] = whole - sum(times.stages.values())
@@ -81,7 +87,7 @@ def timed(cache: pathlib.Path, program: str, *flags: str) -> Times:
 
 
 class _Stopwatch:
-  """Counts the time of the main thread for the innermost stage that it is in."""
+  """Adds the time of the main thread to the innermost current stage."""
 
   def __init__(self, start: float):
     self._start = self._last = start
@@ -112,7 +118,7 @@ class _Stopwatch:
 
 
 def _watch_imports(watch: _Stopwatch) -> None:
-  """Counts imports, and puts the watch around functions once their module is there."""
+  """Times imports, and wraps the functions of `_STAGES` when they are imported."""
   original, waiting = builtins.__import__, list(_STAGES)
 
   def watched(*args, **kwargs):
@@ -120,19 +126,14 @@ def _watch_imports(watch: _Stopwatch) -> None:
       return original(*args, **kwargs)
     with watch.stage("imports"):
       module = original(*args, **kwargs)
-      for stage in [stage for stage in waiting if stage[1] in sys.modules]:
-        waiting.remove(stage)
-        _watch_function(watch, *stage)
+      for name, module_name, path in [s for s in waiting if s[1] in sys.modules]:
+        waiting.remove((name, module_name, path))
+        *parents, last = path.split(".")
+        owner = functools.reduce(getattr, parents, sys.modules[module_name])
+        setattr(owner, last, watch.stage(name)(getattr(owner, last)))
     return module
 
   builtins.__import__ = watched
-
-
-def _watch_function(watch: _Stopwatch, name: str, module: str, path: str) -> None:
-  *parents, last = path.split(".")
-  owner = functools.reduce(getattr, parents, sys.modules[module])
-  if hasattr(owner, last):
-    setattr(owner, last, watch.stage(name)(getattr(owner, last)))
 
 
 def _main(report: str, start: str, program: str, *flags: str) -> None:

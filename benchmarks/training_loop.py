@@ -1,10 +1,10 @@
-"""How fast the whole loop trains, and what share of its time it waits for input.
+"""Speed of the whole training loop, and the share of time it waits for input.
 
     python -m benchmarks.training_loop [--epochs=3] [--set=FIELD=VALUE ...]
 
-`configs/quick.py`, whose step is the shortest, on its synthetic speaker: with the data
-on the device or streamed, and with several steps per dispatch. The numbers are those of
-metrics.jsonl; the first line of a run, with its compilation, does not count.
+Trains `configs/quick.py`, which has the shortest step, on its synthetic speaker: with
+the data on the device or streamed, and with one or more steps per dispatch. The figures
+are those of metrics.jsonl, without the first line of a run, which includes compilation.
 """
 
 import pathlib
@@ -18,7 +18,9 @@ from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.synthesis import samples
 from sdt_jax.training import loop
 
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "Of 16 steps each.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer(
+  "epochs", 3, "Number of epochs, of 16 steps each.", lower_bound=1
+)
 
 _VARIANTS = {
   "resident, 1 step at a time": {"steps_at_once": 1},
@@ -40,7 +42,7 @@ def main() -> list[measure.Row]:
 
 
 def _train(folder: pathlib.Path, name: str, fields: dict) -> list[dict]:
-  """The lines about training steps, but for the first."""
+  """All metrics of training steps except the first line."""
   config = workloads.config("quick")
   config.update_from_flattened_dict(
     {

@@ -1,11 +1,11 @@
-"""How fast a training step is, for each experiment, batch size and precision.
+"""Speed of a training step, for each experiment, batch size and precision.
 
     python -m benchmarks.training_step [--experiments=sdt_bp,s2g] [--batch_sizes=8] \
       [--precisions=float32,bf16] [--set=FIELD=VALUE ...] [--profile=DIR]
 
-One batch stays on the devices, so this is the step alone. The model's FLOPs are XLA's
-count for the program before it is optimised (SDT-BP: 21.5 GFLOP for a clip and step);
-the memory is what the compiled step takes for arguments, results and in between.
+One batch stays on the devices, so only the step is measured. The FLOPs of the model are
+XLA's count for the program before optimisation (SDT-BP: 21.5 GFLOP per clip and step).
+The memory is that of the arguments, results and temporaries of the compiled step.
 """
 
 import itertools
@@ -19,19 +19,20 @@ from absl import flags
 
 from benchmarks import measure, workloads
 from sdt_jax import methods
-from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.training import parallel, runs
 
 _EXPERIMENTS = flags.DEFINE_list(
-  "experiments", "sdt_bp,sdt_vae,s2g,pose2pose", "Files in configs/."
+  "experiments", "sdt_bp,sdt_vae,s2g,pose2pose", "Names of files in configs/."
 )
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Default: 8 on CPU, else 256.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Default: 8 on a CPU, else 256.")
 _PRECISIONS = flags.DEFINE_list(
-  "precisions", None, "config.precision; default: float32, and bf16 but on CPU."
+  "precisions",
+  None,
+  "Values of config.precision. Default: float32; also bf16 unless on a CPU.",
 )
 
-_NUM_CLIPS = 30_000  # of a usual speaker: one template each
+_NUM_CLIPS = 30_000  # as of a published speaker; each has a template
 _DTYPES = {"float32": "float32", "bf16": "bfloat16"}
 
 
@@ -42,9 +43,9 @@ class _Case(NamedTuple):
 
 
 class _Step(NamedTuple):
-  """A compiled step: `run()` does it once. FLOPs and memory are of one device."""
+  """A compiled step. FLOPs and memory are those of one device."""
 
-  run: Callable[[], object]
+  run: Callable[[], object]  # runs the step once
   flops: float
   memory: float  # bytes
   compile_s: float
@@ -71,28 +72,20 @@ def _cases() -> list[_Case]:
   cpu = parallel.is_cpu()
   precisions = _PRECISIONS.value or (["float32"] if cpu else ["float32", "bf16"])
   if unknown := set(precisions) - set(_DTYPES):
-    raise UserError(f"--precisions={unknown.pop()}: give float32, bf16 or both")
+    raise UserError(f"--precisions={unknown.pop()}: choose float32, bf16 or both")
   try:
     batch_sizes = [int(size) for size in _BATCH_SIZES.value or ["8" if cpu else "256"]]
   except ValueError as e:
     raise UserError(f"--batch_sizes={_BATCH_SIZES.value}: {e}") from e
-  return list(
-    itertools.starmap(
-      _Case, itertools.product(_EXPERIMENTS.value, batch_sizes, precisions)
-    )
-  )
-
-
-def _config(case: _Case) -> Config:
-  config = workloads.config(case.experiment)
-  config.precision = case.precision
-  config.batch_size = case.batch_size
-  return config
+  cases = itertools.product(_EXPERIMENTS.value, batch_sizes, precisions)
+  return list(itertools.starmap(_Case, cases))
 
 
 def _prepare(case: _Case) -> _Step:
   parallel.check_batch_size(case.batch_size)
-  method = methods.build(_config(case), steps_per_epoch=1000)
+  config = workloads.config(case.experiment)
+  config.precision, config.batch_size = case.precision, case.batch_size
+  method = methods.build(config, steps_per_epoch=1000)
   state = parallel.replicate(runs.init_state(method, 0, _NUM_CLIPS))
   batch = parallel.split(workloads.block(case.batch_size), axis=1)
   step = workloads.map_step(method)
@@ -140,7 +133,7 @@ def _row(
 
 
 def _goal(case: _Case) -> float | None:
-  """Clips/s of SDT-BP: on two CPU cores 1.3 times the original, and on an H200."""
+  """Clips/s of SDT-BP: on two CPU cores (1.3 times the original) and on an H200."""
   if (case.experiment, case.batch_size) == ("sdt_bp", 8) and parallel.is_cpu():
     return 12.4
   on_h200 = "H200" in jax.devices()[0].device_kind

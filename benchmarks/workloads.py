@@ -30,10 +30,10 @@ _CLIPS_PER_VIDEO = 50
 
 
 def config(name: str) -> Config:
-  """The config `configs/<name>.py` with the fields of `--set`.
+  """The config `configs/<name>.py` with the changes of `--set`.
 
   Raises:
-    UserError: there is no such file or field, or the value is of another type.
+    UserError: there is no such file or field, or a value has the wrong type.
   """
   try:
     config = config_lib.experiment(name)
@@ -47,7 +47,7 @@ def config(name: str) -> Config:
 
 
 def write_pack(root: pathlib.Path) -> None:
-  """A data pack of `--num_clips` clips in the published layout; the last are dev."""
+  """Writes a pack of `--num_clips` clips in the published layout; a tenth is dev."""
   folder = root / SPEAKER
   (folder / "clips").mkdir(parents=True)
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -62,7 +62,7 @@ def write_pack(root: pathlib.Path) -> None:
 
 
 def _write_video(folder: pathlib.Path, first: int) -> list[list]:
-  """Writes the clips from the `first` on that come from one video; their csv rows."""
+  """Writes the clips of one video, starting with number `first`; returns csv rows."""
   count = min(_CLIPS_PER_VIDEO, NUM_CLIPS.value - first)
   last = _STRIDE * (count - 1)
   video = _perform(seed=first, num_frames=last + audio.CLIP_FRAMES)
@@ -96,10 +96,9 @@ def motion(num_frames: int) -> np.ndarray:
 
 
 def map_step(method: base.Method):
-  """`parallel.map_steps` of a method's training step, for batches that are sent."""
+  """`parallel.map_steps` of a method's training step, for streamed batches."""
 
-  def step(state, data, batch):
-    del data
+  def step(state, _, batch):
     return method.train_step(state, batch, base.step_key(0, state.step))
 
   return parallel.map_steps(step, "jit")
@@ -109,16 +108,15 @@ def block(size: int) -> dict[str, np.ndarray]:
   """A training batch of noise, as a block of one step: arrays (1, size, ...)."""
   rng = np.random.default_rng(0)
   samples = audio.num_samples(audio.CLIP_FRAMES)
-  poses_shape = (1, size, *base.CLIP_SHAPE)
   return {
     "audio": rng.uniform(-0.5, 0.5, (1, size, samples)).astype(np.float32),
-    "poses": rng.normal(size=poses_shape).astype(np.float32),
+    "poses": rng.normal(size=(1, size, *base.CLIP_SHAPE)).astype(np.float32),
     "index": np.arange(size, dtype=np.int32)[None],
   }
 
 
 def untrained_run(path: pathlib.Path, config: Config, num_clips: int = 100) -> None:
-  """Makes the workdir of a run that has not trained yet, with random templates."""
+  """Creates the workdir of a run that has not been trained, with random templates."""
   method = methods.build(config, steps_per_epoch=1)
   state = runs.init_state(method, config.seed, num_clips)
   templates = state.params["templates"]
@@ -126,9 +124,8 @@ def untrained_run(path: pathlib.Path, config: Config, num_clips: int = 100) -> N
   state = state.replace(params=state.params | {"templates": drawn})
   clips = workdir.unnamed_clips("oliver", num_clips)
   workdir.create(path, config, speakers.published("oliver"), clips)
-  saved = checkpoints.Checkpoints(
-    path / workdir.CHECKPOINTS, config.checkpoint.best_metric
-  )
+  best_metric = config.checkpoint.best_metric
+  saved = checkpoints.Checkpoints(path / workdir.CHECKPOINTS, best_metric)
   meta = {"epoch": 0, "num_clips": num_clips}
   saved.save(parallel.replicate(state), meta, {})
   saved.close()

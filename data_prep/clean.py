@@ -12,7 +12,7 @@ import numpy as np
 from . import rules, workspace
 from .detection import CONFIDENCE, Origin
 from .options import Options, command
-from .transcode import read_canvas, read_source
+from .transcode import read_canvas
 from .workspace import Progress, Video
 
 _THRESHOLDS = rules.Thresholds()
@@ -44,7 +44,7 @@ def clean(
   for rule, mask in rules.face_rules(keypoints, thresholds).items():
     counts[rule] = int(mask.sum())
     rules.remove(keypoints, mask, rules.PARTS["face"])
-  counts |= rules.reject_hands(keypoints, box, thresholds)[1]
+  counts |= rules.reject_hands(keypoints, box, thresholds)
   origin = np.where(keypoints[:, 2] > 0, origin, Origin.MISSING).astype(np.int8)
   counts["gap closed"] = _close_gaps(keypoints, origin, thresholds)
   return keypoints, origin, counts
@@ -75,19 +75,13 @@ def _clean_video(options: Options, video: Video, progress: Progress) -> None:
   workspace.write_json(video.folder / "clean.json", counts)
 
 
-STAGE = workspace.VideoStage(
+run = workspace.VideoStage(
   name="clean",
   previous="keypoints",
   outputs=("clean.npz", "clean.json"),
   parameters=lambda *_: dataclasses.asdict(_THRESHOLDS),
   work=_clean_video,
-  seconds=lambda video: read_source(video)["times"][-1],
-)
-
-
-def run(options: Options) -> None:
-  """Runs the stage."""
-  workspace.run_stage(STAGE, options)
+).run
 
 
 if __name__ == "__main__":

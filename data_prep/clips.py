@@ -13,15 +13,9 @@ import numpy as np
 from sdt_jax import audio, audio_file
 from . import rules, workspace
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Progress, Video
 
 STRIDE = 5
-
-
-def sample_at(frame: int) -> int:
-  """Index of the first sample of a frame."""
-  return audio.num_samples(frame)
 
 
 def windows(
@@ -53,7 +47,7 @@ def windows(
 
 def _faults(keypoints: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
   """Reason -> (T,) bool: frames that must not be part of a window."""
-  ends = np.array([sample_at(i + 1) for i in range(len(keypoints))])
+  ends = np.array([audio.num_samples(i + 1) for i in range(len(keypoints))])
   missing = {
     f"{part.replace('_', ' ')} missing": (keypoints[:, 2, points] == 0).any(1)
     for part, points in rules.PARTS.items()
@@ -78,7 +72,7 @@ def _cut(options: Options, video: Video, progress: Progress) -> None:
     workspace.write_npz(
       clip_path(options, video.name, start),
       pose=keypoints[start:end],
-      audio=samples[sample_at(start) : sample_at(end)],
+      audio=samples[audio.num_samples(start) : audio.num_samples(end)],
       imgs=np.array([f"{video.name}_{i:06d}.jpg" for i in range(start, end)]),
     )
     progress(done / len(kept))
@@ -94,19 +88,13 @@ def _remove_old(options: Options, video: Video) -> None:
       path.unlink()
 
 
-STAGE = workspace.VideoStage(
+run = workspace.VideoStage(
   name="clips",
   previous="rescale",
   outputs=("clips.json",),
   parameters=lambda *_: [audio.CLIP_FRAMES, STRIDE],
   work=_cut,
-  seconds=lambda video: read_source(video)["times"][-1],
-)
-
-
-def run(options: Options) -> None:
-  """Runs the stage."""
-  workspace.run_stage(STAGE, options)
+).run
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ found them and red where they are interpolated.
 
 import pathlib
 import re
-from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
@@ -38,15 +37,6 @@ def parse_stretch(work: pathlib.Path, clip: str) -> tuple[str, int, int | None]:
   )
 
 
-def frames(folder: pathlib.Path, start: int, end: int) -> Iterator[np.ndarray]:
-  """Yields (720, 1280, 3) pictures of frames [start, end) of a prepared video."""
-  keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
-  seconds = np.arange(start, end) / audio.FPS
-  shown = media.pictures_at(folder / "video.mp4", seconds.tolist())
-  for i, (_, picture) in enumerate(shown, start):
-    yield overlay.draw(picture, keypoints[i], origin[i])
-
-
 def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
   """Writes the video of a stretch.
 
@@ -55,13 +45,21 @@ def inspect(pack: pathlib.Path, clip: str, output: pathlib.Path) -> None:
   """
   video, start, end = parse_stretch(pack / "work", clip)
   folder = pack / "work" / video
-  length = len(workspace.read_keypoints(folder / "clean.npz")[0])
+  keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
+  length = len(keypoints)
   end = length if end is None else end
   if not 0 <= start < end <= length:
     raise UserError(f"--clip={clip}: {video} has frames 0 to {length}")
   first, last = audio.num_samples(start), audio.num_samples(end)
   sound = audio_file.load_audio(folder / "audio.wav")[first:last]
-  write_video(output, frames(folder, start, end), audio.FPS, sound, audio.SAMPLE_RATE)
+  seconds = (np.arange(start, end) / audio.FPS).tolist()
+  frames = (
+    overlay.draw(picture, keypoints[i], origin[i])
+    for i, (_, picture) in enumerate(
+      media.pictures_at(folder / "video.mp4", seconds), start
+    )
+  )
+  write_video(output, frames, audio.FPS, sound, audio.SAMPLE_RATE)
 
 
 def main() -> None:

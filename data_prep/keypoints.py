@@ -8,12 +8,11 @@ int8, see `detection.Origin`; and `keypoints.json`, the counts and notes of the 
 import numpy as np
 
 from sdt_jax import audio
-from . import rules, workspace
+from . import mediapipe_env, rules, workspace
 from .detection import CONFIDENCE, Backend, Detection, Origin
 from .mediapipe_backend import MediaPipe
 from .openpose_backend import OpenPose
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Progress, Video
 
 # No interpolation between pictures that are farther apart; `clean` closes gaps.
@@ -48,34 +47,30 @@ def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.nda
   origin = np.zeros((len(grid), count), np.int8)
   for point in range(count):
     seen = np.flatnonzero(detection.keypoints[:, 2, point] > 0)
-    if len(seen):
-      _to_grid_point(detection, times, grid, seen, point, keypoints, origin)
+    if not len(seen):
+      continue
+    after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
+    exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
+    before = np.where(exact, after, np.maximum(after - 1, 0))
+    a, b = seen[before], seen[after]
+    step = times[b] - times[a]
+    inside = (times[a] <= grid + _SAME_TIME) & (grid - _SAME_TIME <= times[b])
+    good = exact | (inside & (step <= _MAX_STEP_SECONDS))
+    weight = np.where(exact, 0, (grid - times[a]) / np.maximum(step, _SAME_TIME))
+    values = detection.keypoints[:, :, point]
+    mixed = values[a] * (1 - weight)[:, None] + values[b] * weight[:, None]
+    keypoints[:, :, point] = np.where(good[:, None], mixed, 0)
+    made_by = np.maximum(detection.origin[a, point], detection.origin[b, point])
+    made_by = np.where(b - a > 1, Origin.INTERPOLATED, made_by)
+    origin[:, point] = np.where(good, made_by, Origin.MISSING)
+    bridged = good & (made_by == Origin.INTERPOLATED)
+    keypoints[bridged, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
   return keypoints, origin
-
-
-def _to_grid_point(detection, times, grid, seen, point, keypoints, origin) -> None:
-  """Fills one point of `keypoints` and `origin`; `seen`: the pictures that show it."""
-  after = np.searchsorted(times[seen], grid - _SAME_TIME).clip(max=len(seen) - 1)
-  exact = np.abs(times[seen[after]] - grid) <= _SAME_TIME
-  before = np.where(exact, after, np.maximum(after - 1, 0))
-  a, b = seen[before], seen[after]
-  step = times[b] - times[a]
-  inside = (times[a] <= grid + _SAME_TIME) & (grid - _SAME_TIME <= times[b])
-  good = exact | (inside & (step <= _MAX_STEP_SECONDS))
-  weight = np.where(exact, 0, (grid - times[a]) / np.maximum(step, _SAME_TIME))
-  values = detection.keypoints[:, :, point]
-  mixed = values[a] * (1 - weight)[:, None] + values[b] * weight[:, None]
-  keypoints[:, :, point] = np.where(good[:, None], mixed, 0)
-  made_by = np.maximum(detection.origin[a, point], detection.origin[b, point])
-  made_by = np.where(b - a > 1, Origin.INTERPOLATED, made_by)
-  origin[:, point] = np.where(good, made_by, Origin.MISSING)
-  bridged = good & (made_by == Origin.INTERPOLATED)
-  keypoints[bridged, 2, point] = CONFIDENCE[Origin.INTERPOLATED]
 
 
 def _find(options: Options, video: Video, progress: Progress) -> None:
   detection = backend(options).detect(video, progress)
-  times = np.array(read_source(video)["times"])
+  times = np.array(workspace.read_source(video)["times"])
   keypoints, origin = to_grid(detection, times)
   workspace.write_npz(
     video.folder / "keypoints.npz", keypoints=keypoints, origin=origin
@@ -84,13 +79,12 @@ def _find(options: Options, video: Video, progress: Progress) -> None:
   workspace.write_json(video.folder / "keypoints.json", notes)
 
 
-STAGE = workspace.VideoStage(
+_STAGE = workspace.VideoStage(
   name="keypoints",
   previous="transcode",
   outputs=("keypoints.npz", "keypoints.json"),
   parameters=lambda options, video: backend(options).parameters(video),
   work=_find,
-  seconds=lambda video: read_source(video)["times"][-1],
 )
 
 
@@ -101,8 +95,8 @@ def run(options: Options) -> None:
     UserError: the backend cannot run, or the files of a video are not usable.
   """
   if options.keypoints == "mediapipe":
-    MediaPipe(options.mediapipe_env, rules.Thresholds()).prepare()
-  workspace.run_stage(STAGE, options)
+    mediapipe_env.ensure(options.mediapipe_env)
+  _STAGE.run(options)
 
 
 if __name__ == "__main__":

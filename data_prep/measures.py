@@ -1,6 +1,7 @@
 """Measurements of a prepared video for the report."""
 
 import numpy as np
+from scipy import ndimage
 
 from sdt_jax import audio
 from . import rules
@@ -22,11 +23,10 @@ def coverage(keypoints: np.ndarray) -> dict[str, float]:
 
 def origins(origin: np.ndarray) -> dict[str, np.ndarray]:
   """Part -> (T,) least reliable `Origin` of its points, 0 where one is missing."""
-  worst = {}
-  for part, points in rules.PARTS.items():
-    of_part = origin[:, points]
-    worst[part] = np.where((of_part == 0).any(1), 0, of_part.max(1))
-  return worst
+  return {
+    part: np.where((origin[:, points] == 0).any(1), 0, origin[:, points].max(1))
+    for part, points in rules.PARTS.items()
+  }
 
 
 def jitter(keypoints: np.ndarray) -> dict[str, float]:
@@ -76,9 +76,11 @@ def lag_curve(opening: np.ndarray, loud: np.ndarray) -> np.ndarray:
   positive, the picture is late.
   """
   opening, loud = _without_trend(opening), _without_trend(loud)
+  length = min(len(opening), len(loud))
   curve = []
   for lag in range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1):
-    mouth, sound = _shifted(opening, loud, lag)
+    pairs = max(0, length - abs(lag))
+    mouth, sound = opening[max(0, lag) :][:pairs], loud[max(0, -lag) :][:pairs]
     seen = np.isfinite(mouth)
     mouth, sound = mouth[seen], sound[seen]
     moves = len(mouth) > 2 and np.ptp(mouth) > 0 and np.ptp(sound) > 0
@@ -99,19 +101,9 @@ def best_lag(curve: np.ndarray, frames: int) -> int | None:
 
 def _without_trend(values: np.ndarray) -> np.ndarray:
   """(T,) minus its moving average; NaN stays NaN."""
-  window = np.ones(_TREND_FRAMES)
   seen = np.isfinite(values)
-  total = np.convolve(np.where(seen, values, 0), window, "same")
-  count = np.convolve(seen.astype(float), window, "same")
-  middle = slice(
-    (len(total) - len(values)) // 2, None
-  )  # "same" refers to the longer one
-  average = (total / np.maximum(count, 1))[middle][: len(values)]
-  return values - average
-
-
-def _shifted(a: np.ndarray, b: np.ndarray, lag: int):
-  """Returns a[t + lag] and b[t] for all t at which both exist."""
-  length = min(len(a), len(b))
-  a, b = a[:length], b[:length]
-  return (a[lag:], b[: length - lag]) if lag >= 0 else (a[:lag], b[-lag:])
+  total, share = (
+    ndimage.uniform_filter1d(x.astype(float), _TREND_FRAMES, mode="constant")
+    for x in (np.where(seen, values, 0), seen)
+  )
+  return values - total / np.maximum(share, 1 / _TREND_FRAMES)

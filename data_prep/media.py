@@ -100,7 +100,11 @@ def probe(path: pathlib.Path) -> Probe:
       aspect=1 / aspect if turned else aspect,
       rotation=first.rotation % 360,
       fps=float(stream.average_rate or stream.guessed_rate or 0),
-      seconds=_duration(container, stream),
+      seconds=(
+        float(stream.duration * (stream.time_base or 0))
+        if stream.duration
+        else (container.duration or 0) / av.time_base
+      ),
     )
 
 
@@ -119,12 +123,6 @@ def _video_stream(container, path: pathlib.Path):
       stream.thread_type = "AUTO"
       return stream
   raise UserError(f"{path.name}: has no picture track")
-
-
-def _duration(container, stream) -> float:
-  if stream.duration:
-    return float(stream.duration * stream.time_base)
-  return (container.duration or 0) / av.time_base
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
@@ -180,9 +178,7 @@ def sound(path: pathlib.Path, start: float) -> np.ndarray:
     UserError: no sound can be decoded.
   """
   with _opened(path) as container:
-    if not container.streams.audio:
-      raise UserError(f"{path.name}: has no sound track")
-    stream = container.streams.audio[0]
+    stream = container.streams.audio[0]  # `probe` has checked that there is one
     rate = stream.codec_context.sample_rate
     blocks = [
       (f.time, audio_file.mono(f)) for f in audio_file.decoded_frames(container, stream)
@@ -206,11 +202,10 @@ def _in_place(
       position = wanted
     places.append(position)
     position += len(block)
-  placed = list(zip(places, blocks, strict=True))
-  samples = np.zeros(max(0, *(p + len(b) for p, (_, b) in placed)), np.float32)
-  for place, (_, block) in placed:
-    before = max(0, -place)
-    samples[max(0, place) : max(0, place + len(block))] = block[before:]
+  blocks_at = list(zip(places, (block for _, block in blocks), strict=True))
+  samples = np.zeros(max(0, *(at + len(b) for at, b in blocks_at)), np.float32)
+  for at, block in blocks_at:
+    samples[max(0, at) : max(0, at + len(block))] = block[max(0, -at) :]
   return samples
 
 

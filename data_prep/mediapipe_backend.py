@@ -26,7 +26,7 @@ from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 from . import mediapipe_env, rules, workspace
 from .detection import CONFIDENCE, Detection, Origin
-from .transcode import read_canvas, read_source
+from .transcode import read_canvas
 from .workspace import Progress, Video
 
 _HERE = pathlib.Path(__file__).parent
@@ -50,9 +50,6 @@ class MediaPipe:
   def __init__(self, env: pathlib.Path, thresholds: rules.Thresholds):
     self._env = env
     self._thresholds = thresholds
-
-  def prepare(self) -> None:
-    mediapipe_env.ensure(self._env)
 
   def parameters(self, video: Video) -> Any:
     return ["mediapipe", mediapipe_env.version(), dataclasses.asdict(self._thresholds)]
@@ -94,7 +91,7 @@ class MediaPipe:
     for i, side in enumerate(rules.SIDES):
       at = rules.block(missing[:, i], rules.PARTS[f"{side}_hand"])
       trial[at] = candidate[at] * [[1], [1], [CONFIDENCE.get(made_by, 1)]]
-    _, counts = rules.reject_hands(trial, box, self._thresholds)
+    counts = rules.reject_hands(trial, box, self._thresholds)
     taken = missing & ~_missing_hands(trial)
     for i, side in enumerate(rules.SIDES):
       points = rules.PARTS[f"{side}_hand"]
@@ -109,8 +106,7 @@ def _around_wrists(run: "_Run", keypoints: np.ndarray, number: int) -> np.ndarra
   frames, sides, boxes = wrist_boxes(keypoints, _SQUARES[number], number == 0)
   if not len(frames):
     return np.zeros_like(keypoints)
-  points, is_left = run.hands(number, frames, boxes)
-  return from_squares(keypoints, frames, sides, points, is_left)
+  return from_squares(keypoints, frames, sides, *run.hands(number, frames, boxes))
 
 
 # --- several people ---
@@ -132,7 +128,11 @@ def look_at(
     x, y, width, height; and a note if this is not the whole picture.
   """
   boxes, numbers, looks = faces
-  is_main = _largest(boxes, numbers)
+  is_main = np.zeros(len(boxes), bool)  # the largest box of each picture
+  areas = boxes[:, 2] * boxes[:, 3]
+  for number in np.unique(numbers):
+    here = np.flatnonzero(numbers == number)
+    is_main[here[np.argmax(areas[here])]] = True
   if (~is_main).sum() < _OFTEN * looks:
     return picture, []
   middles = boxes[:, :2] + boxes[:, 2:] / 2
@@ -143,35 +143,24 @@ def look_at(
   left, top = picture[:2]
   right, bottom = left + picture[2], top + picture[3]
 
-  def seen(mask: np.ndarray) -> bool:
-    return (mask & ~is_main).sum() >= _OFTEN * looks
+  def others(direction: np.ndarray) -> np.ndarray:
+    """Mask of the other faces in a direction; empty if there are few."""
+    mask = direction & ~is_main
+    return mask & (mask.sum() >= _OFTEN * looks)
 
-  def half_way(mask: np.ndarray) -> int:
-    return round(main[0] + np.median(off[mask & ~is_main, 0]) / 2)
-
-  if seen(beside & ~after[0]):
-    left = max(left, half_way(beside & ~after[0]))
-  if seen(beside & after[0]):
-    right = min(right, half_way(beside & after[0]))
-  if seen(~beside & ~after[1]):
+  if (on_left := others(beside & ~after[0])).any():
+    left = max(left, round(main[0] + np.median(off[on_left, 0]) / 2))
+  if (on_right := others(beside & after[0])).any():
+    right = min(right, round(main[0] + np.median(off[on_right, 0]) / 2))
+  if others(~beside & ~after[1]).any():
     top = max(top, round(np.median(head[is_main])))
-  if seen(~beside & after[1]):
-    bottom = min(bottom, round(np.median(head[~beside & after[1] & ~is_main])))
+  if (below := others(~beside & after[1])).any():
+    bottom = min(bottom, round(np.median(head[below])))
   note = (
     f"several people: only x {left}-{right}, y {top}-{bottom} of the canvas, around "
     "the largest face, is used"
   )
   return (left, top, right - left, bottom - top), [note]
-
-
-def _largest(boxes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-  """(n,) bool: the largest box of each picture."""
-  areas = boxes[:, 2] * boxes[:, 3]
-  largest = np.zeros(len(boxes), bool)
-  for number in np.unique(numbers):
-    here = np.flatnonzero(numbers == number)
-    largest[here[np.argmax(areas[here])]] = True
-  return largest
 
 
 # --- mapping ---
@@ -284,8 +273,8 @@ class _Run:
     self._video = video
     self._python = python
     self._progress = progress
-    self._pictures = len(read_source(video)["times"])
-    self._fps = self._pictures / max(read_source(video)["times"][-1], 1e-3)
+    self._pictures = len(workspace.read_source(video)["times"])
+    self._fps = self._pictures / max(workspace.read_source(video)["times"][-1], 1e-3)
     self._folder = video.folder / "mediapipe"
     # Results of an earlier run are valid only for the same video and parameters.
     transcoded = workspace.read_stamp(video.folder, "transcode")

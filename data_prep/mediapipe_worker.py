@@ -17,11 +17,7 @@ import sys
 
 import cv2
 import numpy as np
-from mediapipe.python.solutions import (  # pyright: ignore
-  face_detection,
-  hands,
-  holistic,
-)
+from mediapipe.python.solutions import face_detection, hands, holistic  # pyright: ignore
 
 _PARTS = {"pose": (33, 3), "face": (478, 2), "left": (21, 2), "right": (21, 2)}
 
@@ -116,12 +112,8 @@ def run_holistic(job):
 
     def detect(_, retrieve):
       found = finder.process(_crop(retrieve(), job["box"]))
-      landmarks = (
-        found.pose_landmarks,
-        found.face_landmarks,
-        found.left_hand_landmarks,
-        found.right_hand_landmarks,
-      )
+      both = found.left_hand_landmarks, found.right_hand_landmarks
+      landmarks = found.pose_landmarks, found.face_landmarks, *both
       parts = zip(_PARTS.items(), landmarks, strict=True)
       return [{name: _points(part, job["box"], shape) for (name, shape), part in parts}]
 
@@ -171,6 +163,5 @@ def _hands_in(found, box):
 if __name__ == "__main__":
   with open(sys.argv[1]) as job_file:
     the_job = json.load(job_file)
-  {"faces": run_faces, "holistic": run_holistic, "hands": run_hands}[the_job["task"]](
-    the_job
-  )
+  tasks = {"faces": run_faces, "holistic": run_holistic, "hands": run_hands}
+  tasks[the_job["task"]](the_job)

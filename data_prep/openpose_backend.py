@@ -9,7 +9,7 @@ from sdt_jax.errors import UserError
 from sdt_jax.exports import openpose
 from . import workspace
 from .detection import Detection, Origin
-from .transcode import read_canvas, read_source
+from .transcode import read_canvas
 from .workspace import Progress, Video
 
 # Decoders may differ by a picture or two at the end of a damaged file.
@@ -36,7 +36,7 @@ class OpenPose:
   def detect(self, video: Video, progress: Progress) -> Detection:
     folder = self._folder_of(video)
     pixels = openpose.read_openpose_folder(folder)
-    pictures = len(read_source(video)["times"])
+    pictures = len(workspace.read_source(video)["times"])
     if abs(len(pixels) - pictures) > _MAX_MISCOUNT:
       raise UserError(
         f"{folder}: {len(pixels)} JSON files, but {video.path.name} has {pictures} "

@@ -18,31 +18,18 @@ DEFAULT_ENV = pathlib.Path.home() / ".cache" / "sdt_jax" / "mediapipe"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of all stages.
+  """Options of all stages."""
 
-  Attributes:
-    videos: folder of the videos of the speaker.
-    speaker: name of the new speaker.
-    root: folder of speaker packs; the pack is `root/speaker`.
-    keypoints: the backend, "mediapipe" or "openpose".
-    openpose_dir: for "openpose": folder with `<video stem>/` of JSON files.
-    split_by: "time" (one end of each video is dev) or "video" (whole videos are).
-    seed: seed of the split.
-    workers: number of videos processed in parallel.
-    skip_bad_videos: skip unusable videos; the report lists them.
-    mediapipe_env: folder of the MediaPipe environment.
-  """
-
-  videos: pathlib.Path
-  speaker: str
-  root: pathlib.Path
-  keypoints: str = "mediapipe"
-  openpose_dir: pathlib.Path | None = None
-  split_by: str = "time"
-  seed: int = 0
-  workers: int = 1
-  skip_bad_videos: bool = False
-  mediapipe_env: pathlib.Path = DEFAULT_ENV
+  videos: pathlib.Path  # folder of the videos of the speaker
+  speaker: str  # name of the new speaker
+  root: pathlib.Path  # folder of speaker packs; the pack is `root/speaker`
+  keypoints: str = "mediapipe"  # the backend, one of `BACKENDS`
+  openpose_dir: pathlib.Path | None = None  # folder with `<video stem>/` of JSON files
+  split_by: str = "time"  # "time": one end of each video is dev; "video": whole videos
+  seed: int = 0  # of the split
+  workers: int = 1  # number of videos processed in parallel
+  skip_bad_videos: bool = False  # skip unusable videos; the report lists them
+  mediapipe_env: pathlib.Path = DEFAULT_ENV  # folder of the MediaPipe environment
 
   def __post_init__(self) -> None:
     speaker = self.speaker
@@ -66,9 +53,16 @@ class Options:
 def command(stage: Callable[[Options], object]) -> None:
   """Runs a stage as a program, with `Options` from the command line."""
 
+  def main() -> None:
+    names = [field.name for field in dataclasses.fields(Options)]
+    values = {name: getattr(flags.FLAGS, name) for name in names}
+    for name in ("videos", "root", "openpose_dir", "mediapipe_env"):
+      values[name] = values[name] and pathlib.Path(values[name]).expanduser()
+    stage(Options(**values))
+
   _define_flags()
   # `wraps`: --help shows the docstring of the stage's module.
-  cli.run(functools.wraps(stage)(lambda: stage(from_flags())))
+  cli.run(functools.wraps(stage)(main))
 
 
 def _define_flags() -> None:
@@ -92,18 +86,3 @@ def _define_flags() -> None:
     "mediapipe_env", str(DEFAULT_ENV), "Folder of the MediaPipe environment."
   )
   flags.mark_flags_as_required(["videos", "speaker", "root"])
-
-
-def from_flags() -> Options:
-  """The options given by the parsed flags.
-
-  Raises:
-    UserError: a value is invalid.
-  """
-  values = {
-    field.name: getattr(flags.FLAGS, field.name)
-    for field in dataclasses.fields(Options)
-  }
-  for name in ("videos", "root", "openpose_dir", "mediapipe_env"):
-    values[name] = values[name] and pathlib.Path(values[name]).expanduser()
-  return Options(**values)

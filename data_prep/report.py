@@ -7,12 +7,10 @@ problems and remedies.
 import base64
 import collections
 import csv
-import dataclasses
 import html
 import itertools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,12 +20,20 @@ from sdt_jax.files import replacing
 from . import measures, media, overlay, workspace
 from .detection import Origin
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Video
 
 FILE_NAME = "report.html"
 
 _PAGE = pathlib.Path(__file__).with_name("report_page.html")
+_SECTION = _PAGE.with_name("report_section.html")
+_REMEDIES = {  # reason for dropping windows -> what to do
+  "left hand missing": "use parts of the video that show both hands",
+  "right hand missing": "use parts of the video that show both hands",
+  "body missing": "use parts of the video that show both arms",
+  "face missing": "use parts of the video in which the person faces the camera",
+  "another shot": "split the video into its shots",
+  "no sound": "provide sound for the whole video",
+}
 _EXAMPLES = 3
 _THUMBNAILS = 24
 _THUMBNAIL_SIZE = (240, 135)
@@ -40,60 +46,39 @@ _COLORS = {  # of the timelines
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class Facts:
-  """The content of the report on one video; shares are 0 to 1, lengths in px."""
+  """What the report says about one video; shares are 0 to 1, lengths in px.
 
-  video: Video
-  source: dict[str, Any]
-  found: dict[str, Any]  # counts and notes of the backend
-  rules: dict[str, int]
-  factor: float
-  kept: int
-  dropped: dict[str, int]
-  coverage_found: dict[str, float]
-  coverage: dict[str, float]
-  origins: dict[str, np.ndarray]
-  jitter: dict[str, float]
-  profile: float
-  lag_curve: np.ndarray
-  lag: int | None
+  Raises:
+    UserError: a result of a stage is missing or damaged.
+  """
 
-  @property
-  def frames(self) -> int:
-    return len(next(iter(self.origins.values())))
-
-  @property
-  def windows(self) -> int:
-    return self.kept + sum(self.dropped.values())
-
-
-def gather(video: Video) -> Facts:
-  """Reads and measures the results of the stages."""
-  folder = video.folder
-  found, _ = workspace.read_keypoints(folder / "keypoints.npz")
-  keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
-  rescaled, _ = workspace.read_keypoints(folder / "rescaled.npz")
-  clips = workspace.read_json(folder / "clips.json", "kept", "dropped")
-  samples = audio_file.load_audio(folder / "audio.wav")
-  loud = measures.loudness(samples, len(keypoints))
-  curve = measures.lag_curve(measures.mouth_opening(keypoints), loud)
-  return Facts(
-    video=video,
-    source=read_source(video),
-    found=workspace.read_json(folder / "keypoints.json", "counts", "notes"),
-    rules=workspace.read_json(folder / "clean.json"),
-    factor=workspace.read_json(folder / "rescale.json", "factor")["factor"],
-    kept=len(clips["kept"]),
-    dropped=clips["dropped"],
-    coverage_found=measures.coverage(found),
-    coverage=measures.coverage(keypoints),
-    origins=measures.origins(origin),
-    jitter=measures.jitter(rescaled),
-    profile=measures.profile_share(keypoints),
-    lag_curve=curve,
-    lag=measures.best_lag(curve, len(keypoints)),
-  )
+  def __init__(self, video: Video):
+    folder = video.folder
+    self.video = video
+    self.source = workspace.read_source(video)
+    self.seconds, self.pictures = self.source["times"][-1], len(self.source["times"])
+    self.sound_seconds = self.source["sound_seconds"]
+    # Counts and notes of the backend.
+    self.detection = workspace.read_json(folder / "keypoints.json", "counts", "notes")
+    self.rules: dict[str, int] = workspace.read_json(folder / "clean.json")
+    self.factor = workspace.read_json(folder / "rescale.json", "factor")["factor"]
+    clips = workspace.read_json(folder / "clips.json", "kept", "dropped")
+    self.kept, self.dropped = len(clips["kept"]), clips["dropped"]
+    self.windows = self.kept + sum(self.dropped.values())
+    found, _ = workspace.read_keypoints(folder / "keypoints.npz")
+    keypoints, origin = workspace.read_keypoints(folder / "clean.npz")
+    rescaled, _ = workspace.read_keypoints(folder / "rescaled.npz")
+    self.frames = len(keypoints)
+    self.coverage_found = measures.coverage(found)
+    self.coverage = measures.coverage(keypoints)
+    self.origins = measures.origins(origin)
+    self.jitter = measures.jitter(rescaled)
+    self.profile = measures.profile_share(keypoints)
+    samples = audio_file.load_audio(folder / "audio.wav")
+    loud = measures.loudness(samples, self.frames)
+    self.lag_curve = measures.lag_curve(measures.mouth_opening(keypoints), loud)
+    self.lag = measures.best_lag(self.lag_curve, self.frames)
 
 
 # --- warnings ---
@@ -101,14 +86,13 @@ def gather(video: Video) -> Facts:
 
 def warnings(facts: Facts) -> list[str]:
   """Problems that the user should check or can fix, one sentence each."""
-  found = list(facts.found["notes"])
-  times, sound = facts.source["times"], facts.source["sound_seconds"]
-  if times[-1] - sound > 1 / audio.FPS:
+  found = list(facts.detection["notes"])
+  if facts.seconds - facts.sound_seconds > 1 / audio.FPS:
     found.append(
-      f"the sound ends {times[-1] - sound:.1f} s before the picture; the rest of the "
-      "video is not used"
+      f"the sound ends {facts.seconds - facts.sound_seconds:.1f} s before the picture; "
+      "the rest of the video is not used"
     )
-  rate = (len(times) - 1) / max(times[-1], 1e-3)
+  rate = (facts.pictures - 1) / max(facts.seconds, 1e-3)
   if rate < 0.95 * audio.FPS:
     found.append(
       f"only {rate:.1f} pictures/s, so motion between them is interpolated; use a "
@@ -129,8 +113,8 @@ def warnings(facts: Facts) -> list[str]:
 
 
 def _lag_warning(facts: Facts) -> list[str]:
-  lag = facts.lag
-  if lag is None or abs(lag) < 3 or facts.lag_curve.max() < _at_zero(facts) + 0.1:
+  lag, curve = facts.lag, facts.lag_curve
+  if lag is None or abs(lag) < 3 or curve.max() < curve[measures.MAX_LAG_FRAMES] + 0.1:
     return []
   seconds = lag / audio.FPS
   what = "late" if lag > 0 else "early"
@@ -141,28 +125,17 @@ def _lag_warning(facts: Facts) -> list[str]:
   ]
 
 
-def _at_zero(facts: Facts) -> float:
-  return float(facts.lag_curve[measures.MAX_LAG_FRAMES])
-
-
 def _window_warnings(facts: Facts) -> list[str]:
   if not facts.windows:
     need = audio.CLIP_FRAMES / audio.FPS
     return [f"too short for a clip of {need:.2f} s, so none was cut"]
   lost = 1 - facts.kept / facts.windows
-  reason, count = max(facts.dropped.items(), key=lambda item: item[1])
   if lost <= 0.3:
     return []
-  remedy = {
-    "left hand missing": "use parts of the video that show both hands",
-    "right hand missing": "use parts of the video that show both hands",
-    "body missing": "use parts of the video that show both arms",
-    "face missing": "use parts of the video in which the person faces the camera",
-    "another shot": "split the video into its shots",
-    "no sound": "provide sound for the whole video",
-  }[reason]
+  reason, count = max(facts.dropped.items(), key=lambda item: item[1])
   return [
-    f"{lost:.0%} of the windows were dropped, most ({count}) for '{reason}': {remedy}"
+    f"{lost:.0%} of the windows were dropped, most ({count}) for '{reason}': "
+    + _REMEDIES[reason]
   ]
 
 
@@ -255,7 +228,7 @@ def _summary(all_facts: Sequence[Facts]) -> str:
   rows = [
     (
       f.video.name,
-      f"{f.source['times'][-1]:.1f}",
+      f"{f.seconds:.1f}",
       f"{f.kept} of {f.windows}",
       ", ".join(f"{reason} {n}" for reason, n in f.dropped.items() if n) or "-",
       *(f"{share:.0%}" for share in f.coverage.values()),
@@ -289,7 +262,7 @@ def _part_table(facts: Facts) -> str:
 
 def _rules_table(facts: Facts) -> str:
   by_rule = collections.defaultdict(lambda: [0, 0])
-  for stage, counts in enumerate((facts.found["counts"], facts.rules)):
+  for stage, counts in enumerate((facts.detection["counts"], facts.rules)):
     for rule, count in counts.items():
       by_rule[rule][stage] += count
   rows = [(rule, *counts) for rule, counts in by_rule.items() if any(counts)]
@@ -297,32 +270,27 @@ def _rules_table(facts: Facts) -> str:
 
 
 def _video_section(facts: Facts) -> str:
-  name = html.escape(facts.video.name)
-  probe, canvas = facts.source["probe"], facts.source["canvas"]
-  problems = "".join(f"<li>{html.escape(w)}</li>" for w in warnings(facts))
   examples = "".join(
     f'<figure><img src="{_embedded(picture)}"><figcaption>{label}</figcaption></figure>'
     for _, label, picture in _drawn(
       facts, _evenly(_EXAMPLES, facts.frames), _EXAMPLE_SIZE
     )
   )
-  lag = "unclear" if facts.lag is None else f"{facts.lag:+d} frames"
-  parts = ", ".join(part.replace("_", " ") for part in facts.origins)
-  return f"""
-<section><h2>{name}</h2>
-<p>{html.escape(facts.source["file"])}: {probe["width"]}x{probe["height"]}, rotated by
-{probe["rotation"]}°, {len(facts.source["times"])} pictures in
-{facts.source["times"][-1]:.2f} s, sound {facts.source["sound_seconds"]:.2f} s. On the
-canvas at x {canvas["x"]}, y {canvas["y"]}, {canvas["width"]}x{canvas["height"]}.
-Rescaled by {facts.factor:.4f}. Kept {facts.kept} of {facts.windows} windows.</p>
-<ul class="warn">{problems}</ul>
-<div class="row">{examples}</div>
-<h3>Timelines ({parts})</h3><img class="strip" src="{_embedded(_strips(facts), True)}">
-{_part_table(facts)}{_rules_table(facts)}
-<h3>Mouth opening against loudness, by lag in frames: {lag}</h3>
-<img src="{_embedded(_lag_plot(facts), True)}">
-<h3>Contact sheet</h3><img class="sheet" src="{_embedded(_contact_sheet(facts))}">
-</section>"""
+  return _SECTION.read_text(encoding="utf-8").format(
+    f=facts,
+    probe=facts.source["probe"],
+    canvas=facts.source["canvas"],
+    name=html.escape(facts.video.name),
+    file=html.escape(facts.source["file"]),
+    problems="".join(f"<li>{html.escape(w)}</li>" for w in warnings(facts)),
+    examples=examples,
+    parts=", ".join(part.replace("_", " ") for part in facts.origins),
+    strips=_embedded(_strips(facts), True),
+    tables=_part_table(facts) + _rules_table(facts),
+    lag="unclear" if facts.lag is None else f"{facts.lag:+d} frames",
+    lag_plot=_embedded(_lag_plot(facts), True),
+    contact_sheet=_embedded(_contact_sheet(facts)),
+  )
 
 
 def _split_line(pack: pathlib.Path) -> str:
@@ -341,18 +309,13 @@ def run(options: Options) -> None:
     UserError: there are no videos.
   """
   pack = workspace.pack_folder(options)
-  usable = workspace.usable_videos(options)
-  all_facts = [gather(video) for video in usable]
-  refused = [
-    refusal["reason"]
-    for video in workspace.find_videos(options)
-    if (refusal := workspace.refusal(video))
-  ]
-  left_out = "".join(f"<li>{html.escape(reason)}</li>" for reason in refused)
+  all_facts = [Facts(video) for video in workspace.usable_videos(options)]
+  refusals = map(workspace.refusal, workspace.find_videos(options))
+  refused = "".join(f"<li>{html.escape(r['reason'])}</li>" for r in refusals if r)
   parts = {
     "SPEAKER": html.escape(options.speaker),
     "SPLIT": _split_line(pack),
-    "LEFT_OUT": f"<p>Skipped:</p><ul class='warn'>{left_out}</ul>" if refused else "",
+    "LEFT_OUT": refused and f"<p>Skipped:</p><ul class='warn'>{refused}</ul>",
     "SUMMARY": _summary(all_facts),
     "LEGEND": overlay.LEGEND,
     "VIDEOS": "".join(map(_video_section, all_facts)),

@@ -9,7 +9,6 @@ import numpy as np
 
 from . import rules, workspace
 from .options import Options, command
-from .transcode import read_source
 from .workspace import Progress, Video
 
 REFERENCE_SHOULDER_WIDTH_PX = 331.085
@@ -37,19 +36,13 @@ def _rescale_video(options: Options, video: Video, progress: Progress) -> None:
   workspace.write_json(video.folder / "rescale.json", {"factor": factor})
 
 
-STAGE = workspace.VideoStage(
+run = workspace.VideoStage(
   name="rescale",
   previous="clean",
   outputs=("rescaled.npz", "rescale.json"),
   parameters=lambda *_: REFERENCE_SHOULDER_WIDTH_PX,
   work=_rescale_video,
-  seconds=lambda video: read_source(video)["times"][-1],
-)
-
-
-def run(options: Options) -> None:
-  """Runs the stage."""
-  workspace.run_stage(STAGE, options)
+).run
 
 
 if __name__ == "__main__":

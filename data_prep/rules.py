@@ -49,19 +49,14 @@ class Thresholds:
 Box = tuple[int, int, int, int]  # x, y, width, height of the picture in the canvas
 
 
-def found(keypoints: np.ndarray) -> np.ndarray:
-  """(T, joints) bool."""
-  return keypoints[:, 2] > 0
-
-
 def point(keypoints: np.ndarray, name: str) -> np.ndarray:
   """(T, 2) coordinates of a keypoint, NaN where it is missing."""
-  return _known(keypoints[:, :, [kp.OPENPOSE.index[name]]])[..., 0]
+  return _known(keypoints[:, :, kp.OPENPOSE.index[name]])
 
 
-def _known(keypoints: np.ndarray) -> np.ndarray:
-  """(T, 2, points) coordinates, NaN where missing."""
-  return np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
+def _known(track: np.ndarray) -> np.ndarray:
+  """(T, 3) x, y, confidence -> (T, 2), NaN where missing."""
+  return np.where(track[:, 2:] > 0, track[:, :2], np.nan)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -118,14 +113,13 @@ def outside(keypoints: np.ndarray, box: Box, margin: float) -> np.ndarray:
 def body_rules(keypoints: np.ndarray, box: Box, t: Thresholds) -> dict[str, np.ndarray]:
   """Rule -> (T, joints) bool of rejected body and face points."""
   unit = shoulder_width(keypoints)
-  everything = found(keypoints)
+  everything = keypoints[:, 2] > 0
   body = np.isin(np.arange(everything.shape[1]), BODY_25)
   right, left = (point(keypoints, f"{side}_shoulder") for side in ("right", "left"))
   swapped = (right[:, 0] > left[:, 0])[:, None] & np.isin(np.arange(len(body)), ARMS)
   spike = np.zeros_like(everything)
   for i in BODY_25:
-    track = _known(keypoints[:, :, [i]])[..., 0]
-    spike[:, i] = spikes(track, t.spike * unit)
+    spike[:, i] = spikes(_known(keypoints[:, :, i]), t.spike * unit)
   return {
     "low confidence": everything & (keypoints[:, 2] < t.min_confidence),
     "outside the picture": outside(keypoints, box, t.body_outside) & body,
@@ -162,37 +156,33 @@ def hand_rules(
   other_middle = centre(keypoints[:, :, PARTS[f"{other}_hand"]])
   same = distance(middle, other_middle) < t.hands_same * unit
   farther = to_own > distance(point(keypoints, f"{other}_hand_root"), other_wrist)
-  exists = (hand[:, 2] > 0).any(-1)
-  share_outside = outside(hand, box, 0).sum(-1) / np.maximum(
-    (hand[:, 2] > 0).sum(-1), 1
-  )
+  num_points = (hand[:, 2] > 0).sum(-1)
+  num_outside = outside(hand, box, 0).sum(-1)
   return {
     "hand at the other wrist": apart & (to_other < to_own),
     "hand far from its wrist": to_own > t.hand_from_wrist * unit,
     "hand too small or large": (size < t.hand_size[0]) | (size > t.hand_size[1]),
-    "hand outside the picture": exists & (share_outside > t.hand_outside),
+    "hand outside the picture": num_outside > t.hand_outside * num_points,
     "hand found twice": apart & same & farther,
     "hand jumps for one frame": spikes(middle, t.spike * unit),
   }
 
 
-def reject_hands(
-  keypoints: np.ndarray, box: Box, t: Thresholds
-) -> tuple[np.ndarray, dict[str, int]]:
+def reject_hands(keypoints: np.ndarray, box: Box, t: Thresholds) -> dict[str, int]:
   """Removes the hands that `hand_rules` rejects, in place.
 
   Returns:
-    (T, 2) bool: rejected left and right hands; and rule -> number of hands.
+    Rule -> number of hands that it rejected, each hand counted for its first rule.
   """
-  rejected = np.zeros((len(keypoints), 2), bool)
   counts: dict[str, int] = {}
-  for i, side in enumerate(SIDES):
+  rejected = {side: np.zeros(len(keypoints), bool) for side in SIDES}
+  for side in SIDES:
     for rule, mask in hand_rules(keypoints, side, box, t).items():
-      counts[rule] = counts.get(rule, 0) + int((mask & ~rejected[:, i]).sum())
-      rejected[:, i] |= mask
-  for i, side in enumerate(SIDES):
-    remove(keypoints, rejected[:, i], PARTS[f"{side}_hand"])
-  return rejected, counts
+      counts[rule] = counts.get(rule, 0) + int((mask & ~rejected[side]).sum())
+      rejected[side] |= mask
+  for side in SIDES:  # only now: the rules compare both hands
+    remove(keypoints, rejected[side], PARTS[f"{side}_hand"])
+  return counts
 
 
 def block(frames: np.ndarray, points: np.ndarray, rows: Sequence[int] = (0, 1, 2)):

@@ -103,22 +103,15 @@ def run(options: Options) -> None:
   """
   videos = workspace.usable_videos(options)
   for video in videos:
-    if not workspace.read_stamp(video.folder, "clips"):
-      raise UserError(
-        f"{video.name}: stage 'clips' has not run; run python -m {__package__}.clips "
-        "with the same flags first"
-      )
+    workspace.finished(video, "clips")
   starts = {
     v.name: workspace.read_json(v.folder / "clips.json", "kept")["kept"] for v in videos
   }
   pack = workspace.pack_folder(options)
-  # An older split may name clips that no longer exist.
-  (pack / "processed_137.csv").unlink(missing_ok=True)
+  path = pack / "processed_137.csv"
+  path.unlink(missing_ok=True)  # an older split may name clips that no longer exist
   labels = split(starts, options.split_by, options.seed)
-  with (
-    replacing(pack / "processed_137.csv") as temporary,
-    temporary.open("w", newline="") as file,
-  ):
+  with replacing(path) as temporary, temporary.open("w", newline="") as file:
     table = csv.writer(file, lineterminator="\n")
     table.writerow(COLUMNS)
     for video in videos:

@@ -5,13 +5,10 @@ scale factor, in the format of `sdt_jax.speakers`. Undetected points are ignored
 complete data these are the mean and std over all frames of all clips.
 """
 
-import json
-
 import tqdm
 
 from sdt_jax import speakers
 from sdt_jax.data import pack
-from sdt_jax.files import replacing
 from sdt_jax.speakers import RunningStatistics
 from . import workspace
 from .options import Options, command
@@ -30,10 +27,8 @@ def run(options: Options) -> None:
   for row in tqdm.tqdm(rows, desc="statistics", unit="clip"):
     clip = pack.read_clip(row.path, row.clip_id)
     statistics.add(clip.poses_px, clip.detected)
-  speaker = statistics.speaker(options.speaker)
   path = workspace.pack_folder(options) / FILE_NAME
-  with replacing(path) as temporary:
-    temporary.write_text(json.dumps(speakers.to_json(speaker), indent=1))
+  workspace.write_json(path, speakers.to_json(statistics.speaker(options.speaker)))
 
 
 if __name__ == "__main__":

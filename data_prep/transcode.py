@@ -6,7 +6,6 @@ at the first picture) and `source.json`, and a copy of the wav to the pack.
 
 import dataclasses
 import shutil
-from typing import Any
 
 from sdt_jax import audio
 from sdt_jax.files import replacing
@@ -15,14 +14,8 @@ from .options import Options, command
 from .workspace import Progress, Video
 
 
-def read_source(video: Video) -> dict[str, Any]:
-  """Reads source.json: probe, canvas, times (list of seconds), sound_seconds."""
-  keys = ("probe", "canvas", "times", "sound_seconds")
-  return workspace.read_json(video.folder / "source.json", *keys)
-
-
 def read_canvas(video: Video) -> media.Canvas:
-  return media.Canvas(**read_source(video)["canvas"])
+  return media.Canvas(**workspace.read_source(video)["canvas"])
 
 
 def _transcode(options: Options, video: Video, progress: Progress) -> None:
@@ -58,23 +51,15 @@ def pack_wav(options: Options, video: Video):
   return workspace.pack_folder(options) / "clips" / "audio" / f"{video.name}.wav"
 
 
-STAGE = workspace.VideoStage(
+# All videos are probed before the first is transcoded.
+run = workspace.VideoStage(
   name="transcode",
   previous=None,
   outputs=("video.mp4", "audio.wav", "source.json"),
   parameters=lambda _, video: workspace.file_digest(video.path),
   work=_transcode,
   seconds=lambda video: media.probe(video.path).seconds,
-)
-
-
-def run(options: Options) -> None:
-  """Runs the stage; all videos are probed before the first is transcoded.
-
-  Raises:
-    UserError: a video is unusable, see `media.probe`.
-  """
-  workspace.run_stage(STAGE, options)
+).run
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ VIDEO_SUFFIXES = {
   *(".m2ts", ".wmv", ".flv", ".ogv", ".3gp"),
 }
 
-Progress = Callable[[float], None]  # called with the completed share of the video
+Progress = Callable[[float], None]
+"""Called with the share of the video that is done."""
 
 
 class Video(NamedTuple):
@@ -44,27 +45,6 @@ class Video(NamedTuple):
   name: str
   path: pathlib.Path
   folder: pathlib.Path
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoStage:
-  """A stage that processes each video independently.
-
-  Attributes:
-    name: name of the stage and its stamp.
-    previous: the stage that it reads the results of; None for the first.
-    outputs: files that it writes to the folder of the video.
-    parameters: returns what the result depends on, other than the previous stage.
-    work: processes a video; raises UserError if the video is unusable.
-    seconds: returns the duration of the video, for the progress bar.
-  """
-
-  name: str
-  previous: str | None
-  outputs: tuple[str, ...]
-  parameters: Callable[[Options, Video], Any]
-  work: Callable[[Options, Video, Progress], None]
-  seconds: Callable[[Video], float]
 
 
 def pack_folder(options: Options) -> pathlib.Path:
@@ -137,6 +117,12 @@ def read_npz(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
     raise UserError(f"{e}; {_again(path)}") from e
 
 
+def read_source(video: Video) -> dict[str, Any]:
+  """Reads source.json: probe, canvas, times (list of seconds), sound_seconds."""
+  keys = ("probe", "canvas", "times", "sound_seconds")
+  return read_json(video.folder / "source.json", *keys)
+
+
 def read_keypoints(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads keypoints (T, 3, joints) and their origin (T, joints).
 
@@ -192,19 +178,18 @@ def write_stamp(folder: pathlib.Path, stage: str, key: str) -> None:
     temporary.write_text(key)
 
 
-def _key(stage: VideoStage, options: Options, video: Video) -> str:
-  done_before = stage.previous and read_stamp(video.folder, stage.previous)
-  if stage.previous and not done_before:
-    raise UserError(
-      f"{video.name}: stage '{stage.previous}' has not run; run "
-      f"python -m {__package__}.{stage.previous} with the same flags first"
-    )
-  return digest([FORMAT, stage.name, done_before, stage.parameters(options, video)])
+def finished(video: Video, stage: str) -> str:
+  """The stamp of a stage.
 
-
-def _is_done(stage: VideoStage, video: Video, key: str) -> bool:
-  outputs_exist = all((video.folder / name).exists() for name in stage.outputs)
-  return outputs_exist and read_stamp(video.folder, stage.name) == key
+  Raises:
+    UserError: the stage has not been completed.
+  """
+  if stamp := read_stamp(video.folder, stage):
+    return stamp
+  raise UserError(
+    f"{video.name}: stage '{stage}' has not run; run "
+    f"python -m {__package__}.{stage} with the same flags first"
+  )
 
 
 # --- unusable videos ---
@@ -219,16 +204,6 @@ def refusal(video: Video) -> dict[str, str] | None:
 def usable_videos(options: Options) -> list[Video]:
   """The videos that were not skipped by any stage."""
   return [video for video in find_videos(options) if refusal(video) is None]
-
-
-def _candidates(stage: VideoStage, options: Options) -> list[Video]:
-  """`usable_videos` and those that this stage skipped before, which are retried."""
-  videos = find_videos(options)
-  if stage.previous is None:  # if the video was replaced, later stages may accept it
-    return videos
-  return [
-    v for v in videos if (refusal(v) or {"stage": stage.name})["stage"] == stage.name
-  ]
 
 
 def _handle_refusals(stage: str, options: Options, errors: dict[Video, str]) -> None:
@@ -248,94 +223,105 @@ def _handle_refusals(stage: str, options: Options, errors: dict[Video, str]) -> 
 # --- running ---
 
 
-def run_stage(stage: VideoStage, options: Options) -> None:
-  """Runs a stage over all videos without a matching stamp, several in parallel.
+@dataclasses.dataclass(frozen=True)
+class VideoStage:
+  """A stage that processes each video independently."""
 
-  Raises:
-    UserError: the previous stage has not run; `root` is not writable; or videos are
-      unusable (without `skip_bad_videos`), after the others have been processed.
+  name: str  # also that of its stamp
+  previous: str | None  # the stage that it reads the results of
+  outputs: tuple[str, ...]  # files that it writes to the folder of the video
+  parameters: Callable[[Options, Video], Any]  # what else the result depends on
+  work: Callable[[Options, Video, Progress], None]  # UserError: the video is unusable
+  seconds: Callable[[Video], float] = lambda video: read_source(video)["times"][-1]
+
+  def run(self, options: Options) -> None:
+    """Processes all videos without a matching stamp, several in parallel.
+
+    Raises:
+      UserError: the previous stage has not run; `root` is not writable; or videos are
+        unusable (without `skip_bad_videos`), after the others have been processed.
+    """
+    errors: dict[Video, str] = {}
+    todo, usable = [], []
+    for video in self._candidates(options):
+      try:
+        key = self._key(options, video)
+        if not self._is_done(video, key):
+          todo.append((video, key, self.seconds(video)))
+        usable.append(video)
+      except UserError as e:
+        errors[video] = str(e)
+    if errors and not options.skip_bad_videos:
+      _handle_refusals(self.name, options, errors)
+    check_writable(pack_folder(options), "--root")
+    for video in usable:
+      (video.folder / "refused.json").unlink(missing_ok=True)
+    stop = threading.Event()
+    with (
+      tqdm.tqdm(
+        total=sum(seconds for *_, seconds in todo),
+        desc=f"{self.name:10}",
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
+      ) as bar,
+      concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
+    ):
+      jobs = {
+        pool.submit(
+          self._work, options, video, key, _progress(bar, seconds, stop)
+        ): video
+        for video, key, seconds in todo
+      }
+      try:
+        for job in concurrent.futures.as_completed(jobs):
+          if isinstance(error := job.exception(), UserError):
+            errors[jobs[job]] = str(error)
+          elif error:
+            raise error
+      except BaseException:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        raise
+    _handle_refusals(self.name, options, errors)
+
+  def _candidates(self, options: Options) -> list[Video]:
+    """`usable_videos` and those that this stage skipped before, which are retried."""
+    videos = find_videos(options)
+    if self.previous is None:  # if the video was replaced, later stages may accept it
+      return videos
+    return [
+      v for v in videos if (refusal(v) or {"stage": self.name})["stage"] == self.name
+    ]
+
+  def _key(self, options: Options, video: Video) -> str:
+    before = self.previous and finished(video, self.previous)
+    return digest([FORMAT, self.name, before, self.parameters(options, video)])
+
+  def _is_done(self, video: Video, key: str) -> bool:
+    outputs_exist = all((video.folder / name).exists() for name in self.outputs)
+    return outputs_exist and read_stamp(video.folder, self.name) == key
+
+  def _work(self, options: Options, video: Video, key: str, progress: Progress) -> None:
+    remove_unfinished(video.folder)
+    stamp_path(video.folder, self.name).unlink(missing_ok=True)
+    self.work(options, video, progress)
+    write_stamp(video.folder, self.name, key)
+    progress(1.0)
+
+
+def _progress(bar: tqdm.tqdm, seconds: float, stop: threading.Event) -> Progress:
+  """Adds the progress of one video to a bar in seconds of all videos.
+
+  It raises once `stop` is set, which ends the job: threads cannot be killed.
   """
-  errors: dict[Video, str] = {}
-  todo, usable = [], []
-  for video in _candidates(stage, options):
-    try:
-      key = _key(stage, options, video)
-      if not _is_done(stage, video, key):
-        todo.append((video, key, stage.seconds(video)))
-      usable.append(video)
-    except UserError as e:
-      errors[video] = str(e)
-  if errors and not options.skip_bad_videos:
-    _handle_refusals(stage.name, options, errors)
-  check_writable(pack_folder(options), "--root")
-  for video in usable:
-    (video.folder / "refused.json").unlink(missing_ok=True)
-  with (
-    _Bar(stage.name, sum(seconds for *_, seconds in todo)) as bar,
-    concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
-  ):
-    jobs = {
-      pool.submit(_work, stage, options, video, key, bar.part(seconds)): video
-      for video, key, seconds in todo
-    }
-    try:
-      for job in concurrent.futures.as_completed(jobs):
-        if isinstance(error := job.exception(), UserError):
-          errors[jobs[job]] = str(error)
-        elif error:
-          raise error
-    except BaseException:
-      bar.stop()
-      pool.shutdown(cancel_futures=True)
-      raise
-  _handle_refusals(stage.name, options, errors)
+  done = 0.0
 
+  def progress(share: float) -> None:
+    nonlocal done
+    if stop.is_set():
+      raise RuntimeError("another video failed, or the user stopped the run")
+    with bar.get_lock():
+      step = max(0.0, share * seconds - done)
+      done += step
+      bar.update(min(step, bar.total - bar.n))  # against rounding errors
 
-def _work(
-  stage: VideoStage, options: Options, video: Video, key: str, progress: Progress
-) -> None:
-  remove_unfinished(video.folder)
-  stamp_path(video.folder, stage.name).unlink(missing_ok=True)
-  stage.work(options, video, progress)
-  write_stamp(video.folder, stage.name, key)
-  progress(1.0)
-
-
-class _Bar:
-  """A progress bar in seconds of video, updated by several threads."""
-
-  def __init__(self, name: str, seconds: float):
-    self._bar = tqdm.tqdm(
-      total=seconds,
-      desc=f"{name:10}",
-      bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left",
-    )
-    self._lock = threading.Lock()
-    self._stopped = False
-
-  def stop(self) -> None:
-    """Makes jobs raise when they next report progress: threads cannot be killed."""
-    self._stopped = True
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self._bar.close()
-
-  def part(self, seconds: float) -> Progress:
-    """The `Progress` function of one video."""
-    done = 0.0
-
-    def progress(share: float) -> None:
-      nonlocal done
-      if self._stopped:
-        raise RuntimeError("another video failed, or the user stopped the run")
-      with self._lock:
-        step = max(0.0, share * seconds - done)
-        done += step
-        self._bar.update(
-          min(step, self._bar.total - self._bar.n)
-        )  # against rounding errors
-
-    return progress
+  return progress

@@ -149,7 +149,17 @@ def to_model_rate(
       half a pose frame (1/30 s).
   """
   audio = np.asarray(audio)
-  _check_array(audio, name)
+  if audio.ndim != 1:
+    raise UserError(
+      f"{name}: has shape {audio.shape}, expected (samples,); average the channels"
+    )
+  if audio.dtype.kind != "f" and audio.dtype not in (np.uint8, np.int16, np.int32):
+    raise UserError(
+      f"{name}: has type {audio.dtype}, expected floats in [-1, 1], "
+      "uint8, int16 or int32"
+    )
+  if not audio.size:
+    raise UserError(f"{name}: contains no samples")
   low, high = _RATES_HZ
   if not low <= sample_rate <= high:
     raise UserError(
@@ -174,20 +184,6 @@ def _resample(mono: np.ndarray, sample_rate: float) -> np.ndarray:
   length = math.ceil(len(mono) * (audio_lib.SAMPLE_RATE / sample_rate))
   resampled = soxr.resample(mono, sample_rate, audio_lib.SAMPLE_RATE, "HQ")[:length]
   return np.pad(resampled, (0, length - len(resampled)))
-
-
-def _check_array(audio: np.ndarray, name: str) -> None:
-  if audio.ndim != 1:
-    raise UserError(
-      f"{name}: has shape {audio.shape}, expected (samples,); average the channels"
-    )
-  if audio.dtype.kind != "f" and audio.dtype not in (np.uint8, np.int16, np.int32):
-    raise UserError(
-      f"{name}: has type {audio.dtype}, expected floats in [-1, 1], "
-      "uint8, int16 or int32"
-    )
-  if not audio.size:
-    raise UserError(f"{name}: contains no samples")
 
 
 def _check_values(floats: np.ndarray, name: str) -> None:

@@ -8,7 +8,9 @@ then y) in axis -2, the joints in axis -1. Units are pixels, x to the right, y d
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -63,69 +65,35 @@ class Skeleton:
     return self.indices(*(self.parents.get(name, name) for name in self.names))
 
 
-_BODY_25 = (
-  "nose",
-  "neck",
-  "right_shoulder",
-  "right_elbow",
-  "right_wrist",
-  "left_shoulder",
-  "left_elbow",
-  "left_wrist",
-  "mid_hip",
-  "right_hip",
-  "right_knee",
-  "right_ankle",
-  "left_hip",
-  "left_knee",
-  "left_ankle",
-  "right_eye",
-  "left_eye",
-  "right_ear",
-  "left_ear",
-  "left_big_toe",
-  "left_small_toe",
-  "left_heel",
-  "right_big_toe",
-  "right_small_toe",
-  "right_heel",
+_TABLES = json.loads(
+  (pathlib.Path(__file__).parent / "assets" / "skeletons.json").read_text()
 )
 _FACE = tuple(f"face_{i}" for i in range(70))
-_FINGERS = ("thumb", "index", "middle", "ring", "little")
+COCO_18 = tuple(_TABLES["coco_18"])
+"""The body of OpenPose's COCO model, its default before BODY_25."""
 
 
 def finger_chains(side: str) -> dict[str, tuple[str, ...]]:
   """Finger -> joints from the root of the "left" or "right" hand to the fingertip."""
-  root = f"{side}_hand_root"
-  return {f: (root, *(f"{side}_hand_{f}_{j}" for j in range(1, 5))) for f in _FINGERS}
+  root, fingers = f"{side}_hand_root", _TABLES["fingers"]
+  return {f: (root, *(f"{side}_hand_{f}_{j}" for j in range(1, 5))) for f in fingers}
 
 
-def _hand(side: str) -> tuple[str, ...]:
-  return tuple(dict.fromkeys(itertools.chain(*finger_chains(side).values())))
-
-
-def _skeleton(body: tuple[str, ...], roots: Mapping[str, str]) -> Skeleton:
+def _skeleton(body: Iterable[str], roots: Mapping[str, str]) -> Skeleton:
   """Body, face and hands; `roots`: part -> the parent of its other joints."""
-  parts = {
-    "body": body,
-    "face": _FACE,
-    "left_hand": _hand("left"),
-    "right_hand": _hand("right"),
-  }
-  parents = {
-    joint: root
-    for part, root in roots.items()
-    for joint in parts[part]
-    if joint != root
-  }
+  parts = {"body": tuple(body), "face": _FACE}
+  for side in ("left", "right"):
+    chains = finger_chains(side).values()
+    parts[f"{side}_hand"] = tuple(dict.fromkeys(itertools.chain(*chains)))
+  parents = {j: root for part, root in roots.items() for j in parts[part] if j != root}
   return Skeleton(tuple(itertools.chain(*parts.values())), parts, parents, dims=2)
 
 
-OPENPOSE = _skeleton(_BODY_25, roots={})
+OPENPOSE = _skeleton(_TABLES["body_25"], roots={})
 """What OpenPose detects (BODY_25, face, hands): the joints of the data packs."""
 
 UPPER_BODY = _skeleton(
-  ("nose", *_BODY_25[2:8], "right_eye", "left_eye"),  # [2:8]: both arms
+  _TABLES["upper_body"],
   roots={
     "face": "face_30",  # the tip of the nose
     "left_hand": "left_wrist",
@@ -138,30 +106,8 @@ FROM_OPENPOSE = OPENPOSE.indices(*UPPER_BODY.names)
 """Index in `OPENPOSE` of each joint of `UPPER_BODY`."""
 
 # Chains of joints to draw as lines. "neck" is the origin of `UPPER_BODY` poses.
-ARM_CHAIN = (
-  "right_wrist",
-  "right_elbow",
-  "right_shoulder",
-  "neck",
-  "left_shoulder",
-  "left_elbow",
-  "left_wrist",
-)
-
-
-def _face_chain(first: int, last: int, closed: bool = False) -> tuple[str, ...]:
-  chain = tuple(f"face_{i}" for i in range(first, last + 1))
-  return chain + chain[:1] if closed else chain
-
-
+ARM_CHAIN = tuple(_TABLES["arm_chain"])
 FACE_CHAINS = {
-  "jaw": _face_chain(0, 16),
-  "right_brow": _face_chain(17, 21),
-  "left_brow": _face_chain(22, 26),
-  "nose_bridge": _face_chain(27, 30),
-  "nostrils": _face_chain(31, 35),
-  "right_eye": _face_chain(36, 41, closed=True),
-  "left_eye": _face_chain(42, 47, closed=True),
-  "outer_lip": _face_chain(48, 59, closed=True),
-  "inner_lip": _face_chain(60, 67, closed=True),
+  name: tuple(f"face_{i}" for i in points)
+  for name, points in _TABLES["face_chains"].items()
 }

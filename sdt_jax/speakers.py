@@ -117,9 +117,9 @@ def from_json(name: str, tables: Any, where: str) -> Speaker:
 
 def _table_from_json(table: Any, form: str, where: str) -> PoseTable:
   try:
+    shape = kp.UPPER_BODY.shape
     mean, std = (
-      np.asarray(table[k], np.float32).reshape(kp.UPPER_BODY.shape)
-      for k in ("mean", "std")
+      np.asarray(table[k], np.float32).reshape(shape) for k in ("mean", "std")
     )
     scale_factor = float(table["scale_factor"])
   except (KeyError, TypeError, ValueError, OverflowError) as e:

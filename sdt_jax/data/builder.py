@@ -40,21 +40,13 @@ _log = logging.getLogger(__name__)
 
 
 class Built(NamedTuple):
-  """A data set on disk.
+  """A data set on disk."""
 
-  Attributes:
-    speaker: the speaker's name.
-    sources: split ("train", "dev") -> its clips by row.
-    statistics: pose statistics of the train split.
-    num_skipped: number of bad clips that were skipped.
-    path: folder of the files.
-  """
-
-  speaker: str
-  sources: dict[str, clip_store.ClipStore]
-  statistics: speakers.Speaker
-  num_skipped: int
-  path: str
+  speaker: str  # name
+  sources: dict[str, clip_store.ClipStore]  # split ("train", "dev") -> clips by row
+  statistics: speakers.Speaker  # of the poses of the train split
+  num_skipped: int  # bad clips
+  path: str  # folder of the files
 
 
 def _tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Tensor:
@@ -132,7 +124,9 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
     with tqdm.tqdm(total=total, desc=f"clips of {self.speaker}", unit="clip") as bar:
       self._bar = bar
       super()._download_and_prepare(*args, **kwargs)
-    self._check_splits()
+    for split, size in self._sizes.items():
+      if not size.clips:
+        raise UserError(f"{self.speaker}: no good clip in the {split} split; add some")
     metadata = cast(dict, self.info.metadata)
     metadata["statistics"] = speakers.to_json(self._statistics.speaker(self.speaker))
     metadata["num_skipped"] = self._num_skipped
@@ -163,11 +157,6 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
   def _example_writer(self) -> tfds.core.ExampleWriter:
     return _UncompressedWriter(tfds.core.FileFormat.ARRAY_RECORD)
 
-  def _check_splits(self) -> None:
-    for split in SPLITS:
-      if not self._sizes[split].clips:
-        raise UserError(f"{self.speaker}: no good clip in the {split} split; add some")
-
 
 class _UncompressedWriter(tfds.core.ExampleWriter):
   """Writes uncompressed files.
@@ -196,12 +185,21 @@ def _runtime_error_as_os_error():
     raise OSError(e) from e
 
 
-def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
-  """Builds the data set if it does not exist, and opens it.
+def prepare(
+  builder_class: type[ClipBuilder],
+  config: tfds.core.BuilderConfig,
+  data_dir: str | os.PathLike,
+) -> Built:
+  """Builds the data set in `data_dir` if it does not exist, and opens it.
 
   Raises:
     UserError: the input of the builder is bad, or the folder cannot be written.
   """
+
+  def make_builder() -> ClipBuilder:
+    folder = os.fspath(data_dir)
+    return builder_class(config=config, data_dir=folder, file_format="array_record")
+
   with _quiet_tfds():
     builder = make_builder()
     if not builder.is_prepared():
@@ -209,21 +207,19 @@ def prepare(make_builder: Callable[[], ClipBuilder]) -> Built:
   metadata = cast(dict, builder.info.metadata)
   if metadata["num_skipped"]:
     _log.warning("%s: %d bad clips skipped", builder.speaker, metadata["num_skipped"])
+  path = os.fspath(builder.data_path)
+  source = cast(Any, builder).as_data_source
   return Built(
-    speaker=builder.speaker,
-    sources={split: _clips(builder, split) for split in SPLITS},
-    statistics=speakers.from_json(
-      builder.speaker, metadata["statistics"], os.fspath(builder.data_path)
-    ),
-    num_skipped=metadata["num_skipped"],
-    path=os.fspath(builder.data_path),
-  )
-
-
-def _clips(builder: ClipBuilder, split: str) -> clip_store.ClipStore:
-  source = cast(Any, builder).as_data_source(split)
-  return clip_store.open_or_build(
-    builder.data_path, split, source, builder.layout(), builder.size(split)
+    builder.speaker,
+    {
+      split: clip_store.open_or_build(
+        path, split, source(split), builder.layout(), builder.size(split)
+      )
+      for split in SPLITS
+    },
+    speakers.from_json(builder.speaker, metadata["statistics"], path),
+    metadata["num_skipped"],
+    path,
   )
 
 

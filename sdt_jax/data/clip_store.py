@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -161,24 +161,20 @@ def _build(
   with tempfile.TemporaryDirectory(dir=path, prefix=_TEMPORARY) as temporary:
     folder = pathlib.Path(temporary)
     with contextlib.ExitStack() as stack:
-      files = {
-        key: stack.enter_context((folder / f"{split}-{key}.npy").open("wb"))
-        for key in layout
-      }
+      files = {}
       for key, (shape, dtype) in layout.items():
-        _write_header(files[key], (size.length(key), *shape), dtype)
-      clips = _clip_records(_write(files, recordings))
-    np.save(folder / f"{split}-clips.npy", clips)
+        file = stack.enter_context((folder / f"{split}-{key}.npy").open("wb"))
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        whole = (size.length(key), *shape)
+        header = {"descr": descr, "fortran_order": False, "shape": whole}
+        np.lib.format.write_array_header_1_0(file, header)
+        files[key] = file
+      parts = zip(*_write(files, recordings), strict=True)
+      columns = [np.concatenate(part) for part in parts]
+      types = [(k, c.dtype) for k, c in zip(_COLUMNS, columns, strict=True)]
+    np.save(folder / f"{split}-clips.npy", np.rec.fromarrays(columns, dtype=types))
     for file in folder.iterdir():
       file.replace(path / file.name)
-
-
-def _write_header(
-  file: BinaryIO, shape: tuple[int, ...], dtype: type[np.generic]
-) -> None:
-  descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-  header = {"descr": descr, "fortran_order": False, "shape": shape}
-  np.lib.format.write_array_header_1_0(file, header)
 
 
 def _write(
@@ -197,12 +193,3 @@ def _write(
       size.samples + recording["first_sample"],
     )
     size = size.plus(recording)
-
-
-def _clip_records(recordings: Iterable[tuple]) -> np.ndarray:
-  columns = [np.concatenate(parts) for parts in zip(*recordings, strict=True)]
-  types = [(k, c.dtype) for k, c in zip(_COLUMNS, columns, strict=True)]
-  records = np.empty(len(columns[0]), types)
-  for name, column in zip(_COLUMNS, columns, strict=True):
-    records[name] = column
-  return records

@@ -7,6 +7,7 @@ A clip is 64 frames of `OPENPOSE` keypoints at 15 fps (image pixels) with their 
 mono audio. Any fault of a pack raises a `UserError` that names the file.
 """
 
+import collections
 import csv
 import hashlib
 import logging
@@ -46,31 +47,19 @@ class Row(NamedTuple):
 
 
 class Clip(NamedTuple):
-  """The content of a clip's npz.
+  """The content of a clip's npz."""
 
-  Attributes:
-    audio: (68266,) float32, 16 kHz.
-    poses_px: (64, dims, joints) float32, pixels relative to the neck.
-    detected: (64, joints) bool.
-  """
-
-  audio: np.ndarray
-  poses_px: np.ndarray
-  detected: np.ndarray
+  audio: np.ndarray  # (68266,) float32, 16 kHz
+  poses_px: np.ndarray  # (64, dims, joints) float32, pixels relative to the neck
+  detected: np.ndarray  # (64, joints) bool
 
 
 class Pack(NamedTuple):
-  """The index of a speaker's pack.
+  """The index of a speaker's pack."""
 
-  Attributes:
-    speaker: name of the speaker's folder.
-    rows: split ("train", "dev") -> its rows, in the order of the csv.
-    fingerprint: changes if the csv changes, or the size or time of a clip's file.
-  """
-
-  speaker: str
-  rows: dict[str, list[Row]]
-  fingerprint: str
+  speaker: str  # name of the speaker's folder
+  rows: dict[str, list[Row]]  # split ("train", "dev") -> rows in the order of the csv
+  fingerprint: str  # changes if the csv changes, or the size or time of a clip's file
 
 
 def read_index(root: str | os.PathLike, speaker: str) -> Pack:
@@ -90,13 +79,13 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
     )
   csv_path = _find_csv(pathlib.Path(root), speaker)
   rows: dict[str, list[Row]] = {"train": [], "dev": []}
-  ignored: dict[str, int] = {}
+  ignored = collections.Counter()
   for line in _read_csv(csv_path):
     label = (line["dataset"] or "").strip()
     if label in SPLITS:
       rows[SPLITS[label]].append(_parse_row(line, csv_path))
     else:
-      ignored[label] = ignored.get(label, 0) + 1
+      ignored[label] += 1
   for split, split_rows in rows.items():
     if not split_rows:
       raise UserError(
@@ -104,7 +93,7 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
         + (f" (found {', '.join(map(repr, ignored))})" if ignored else "")
       )
   if ignored:
-    _log.info("%s: rows left out by label: %s", csv_path, ignored)
+    _log.info("%s: rows left out by label: %s", csv_path, dict(ignored))
   return Pack(speaker, rows, _fingerprint(csv_path, rows))
 
 
@@ -148,7 +137,10 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
     raise UserError(
       f"{csv_path}: a {line['dataset']} row has an empty pose_fn; fill it"
     )
-  path = _find_clip(folder, pose_fn)
+  # `pose_fn` may be absolute, or start with the speaker's name. Unlike `Path.is_file`,
+  # `os.path.isfile` does not raise for names that are too long.
+  paths = [folder / pose_fn, folder.parent / pose_fn]
+  path = next((path for path in paths if os.path.isfile(path)), paths[0])
   within = path.relative_to(folder) if path.is_relative_to(folder) else path
   start = (line.get("start") or "").strip()
   return Row(
@@ -157,13 +149,6 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
     start=int(start) if start.isdecimal() and len(start) < 10 else -1,
     video=(line.get("video_fn") or line.get("interval_id") or "").strip(),
   )
-
-
-def _find_clip(folder: pathlib.Path, pose_fn: str) -> pathlib.Path:
-  """Path of a clip; `pose_fn` may be absolute or start with the speaker's name."""
-  paths = [folder / pose_fn, folder.parent / pose_fn]
-  # Unlike `Path.is_file`, `os.path.isfile` does not raise for names that are too long.
-  return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 def _fingerprint(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> str:

@@ -12,9 +12,8 @@ the step, so a run resumes by starting at its step; no iterator state is saved.
 
 import importlib
 import logging
-import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -40,41 +39,22 @@ Batch = dict[str, np.ndarray]
 _log = logging.getLogger(__name__)
 
 
-def build(
-  name: str,
-  *,
-  root: str | os.PathLike,
-  speaker: str,
-  data_dir: str | os.PathLike,
-  num_train_clips: int,
-  num_dev_clips: int,
-  skip_bad_clips: bool = False,
-) -> Built:
+def build(name: str, **arguments: Any) -> Built:
   """Builds a data set if it does not exist, and opens it.
 
   Args:
     name: one of `DATASETS`, which lists the arguments that each data set uses.
-    root: folder that contains the speakers' folders.
-    speaker: name of the speaker.
-    data_dir: folder for built data sets.
-    num_train_clips, num_dev_clips: number of clips to generate.
-    skip_bad_clips: skip bad clips instead of raising an error.
+    arguments: for the function `prepare` of the data set's module, which explains them.
+      Those that this data set does not use are ignored.
 
   Raises:
     UserError: the name is unknown, or the builder raises an error.
   """
   if name not in DATASETS:
     raise UserError(f"dataset.name={name!r}; known: {', '.join(DATASETS)}")
-  arguments = {
-    "root": root,
-    "speaker": speaker,
-    "data_dir": data_dir,
-    "num_train_clips": num_train_clips,
-    "num_dev_clips": num_dev_clips,
-    "skip_bad_clips": skip_bad_clips,
-  }
   module = importlib.import_module(f"sdt_jax.data.{name}")
-  return module.prepare(**{key: arguments[key] for key in DATASETS[name]})
+  used = arguments.keys() & set(DATASETS[name])
+  return module.prepare(**{key: arguments[key] for key in used})
 
 
 def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
@@ -117,19 +97,12 @@ def mean_deviation(own: speakers.Speaker, reference: speakers.Speaker) -> float:
 
 
 class Tracks(NamedTuple):
-  """The N clips of a split as sections of long arrays; overlapping clips share data.
+  """The N clips of a split as sections of long arrays; overlapping clips share data."""
 
-  Attributes:
-    audio: (S,) float32, 16 kHz.
-    poses: (F, dims, joints) float32, normalised, in the form of the model.
-    audio_start: (N,) int64, index of the first of the 68266 samples of each clip.
-    frame_start: (N,) int64, index of the first of its 64 frames.
-  """
-
-  audio: np.ndarray
-  poses: np.ndarray
-  audio_start: np.ndarray
-  frame_start: np.ndarray
+  audio: np.ndarray  # (S,) float32, 16 kHz
+  poses: np.ndarray  # (F, dims, joints) float32, normalised, in the form of the model
+  audio_start: np.ndarray  # (N,) int64, the first of the 68266 samples of each clip
+  frame_start: np.ndarray  # (N,) int64, the first of its 64 frames
 
 
 class Split:

@@ -56,21 +56,16 @@ def _step(last: Example, clip: Example) -> tuple[int, int] | None:
   """
   frames = clip["start"] - last["start"]
   known = clip["video"] and min(last["start"], clip["start"]) >= 0
-  if not known or clip["video"] != last["video"]:
+  if not known or clip["video"] != last["video"] or not 0 <= frames < audio.CLIP_FRAMES:
     return None
-  if not 0 <= frames < audio.CLIP_FRAMES:
-    return None
-  if not all(_overlap(last[key], clip[key], frames) for key in _frame_keys(clip)):
+  per_frame = clip.keys() - _NOT_PER_FRAME
+  if not all(_overlap(last[key], clip[key], frames) for key in per_frame):
     return None
   samples = audio.num_samples(clip["start"]) - audio.num_samples(last["start"])
   for step in (samples, samples + 1, samples - 1):  # packs differ in their rounding
     if step >= 0 and _overlap(last["audio"], clip["audio"], step):
       return frames, step
   return None
-
-
-def _frame_keys(clip: Example) -> Set[str]:
-  return clip.keys() - _NOT_PER_FRAME
 
 
 def _overlap(last: np.ndarray, following: np.ndarray, step: int) -> bool:
@@ -85,7 +80,7 @@ def _recording(clips: list[Example], steps: list[tuple[int, int]]) -> Example:
     "audio": _concatenate([clip["audio"] for clip in clips], samples),
     **{
       key: _concatenate([clip[key] for clip in clips], frames)
-      for key in _frame_keys(clips[0])
+      for key in clips[0].keys() - _NOT_PER_FRAME
     },
     "clip_id": [clip["clip_id"] for clip in clips],
     "start": np.array([clip["start"] for clip in clips], np.int64),

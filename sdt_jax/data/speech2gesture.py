@@ -99,11 +99,4 @@ def prepare(
     index=index,
     skip_bad_clips=skip_bad_clips,
   )
-  return clip_builder.prepare(
-    functools.partial(
-      Speech2Gesture,
-      config=config,
-      data_dir=os.fspath(data_dir),
-      file_format="array_record",
-    )
-  )
+  return clip_builder.prepare(Speech2Gesture, config, data_dir)

@@ -120,14 +120,7 @@ def prepare(
     speaker=speaker,
     num_clips=num_clips,
   )
-  return clip_builder.prepare(
-    functools.partial(
-      Synthetic,
-      config=config,
-      data_dir=os.fspath(data_dir),
-      file_format="array_record",
-    )
-  )
+  return clip_builder.prepare(Synthetic, config, data_dir)
 
 
 def _fingerprint(speaker: str) -> str:

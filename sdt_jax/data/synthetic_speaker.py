@@ -15,13 +15,12 @@ constant lengths in pixels. Body measures are in shoulder widths.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +39,6 @@ TEMPLATE_NAMES: tuple[str, ...] = (
   "shoulder_lean",  # positive: the left shoulder is lower
 )
 
-_BODY = pathlib.Path(__file__).parents[1] / "assets" / "synthetic_body.json"
 _NECK_PX = np.array([640.0, 300.0])
 _SKULL_BASE = -0.36  # y relative to the neck; the head turns about this point
 _WRIST_BEND = 0.3  # of a relaxed hand towards the thumb, radians
@@ -49,19 +47,17 @@ _TEMPLATE_CHANGE_SECONDS = 0.9
 _JITTER_PX = 0.4
 _STREAMS = {"sound": 0, "template": 1, "body": 2}
 
-# A gesture (rest, preparation, stroke, hold, retraction). Each row is: time relative to
-# the beat in seconds, height, outward reach. Minimum-jerk movements connect the rows.
-_GESTURE = np.array(
-  [
-    (-0.60, 0.0, 0.0),
-    (-0.22, 1.0, -0.25),
-    (0.00, -0.15, 0.45),
-    (0.12, -0.15, 0.45),
-    (0.60, 0.0, 0.0),
-  ]
+# From the data file:
+# head     points in shoulder widths from the skull base
+# hand     of each finger, in hand lengths: the root, the bones, splay and curl
+# style    the range of each attribute of a `SyntheticSpeaker`, in the order of drawing
+# gesture  (rest, preparation, stroke, hold, retraction); each row is: time relative to
+#          the beat in seconds, height, outward reach. Minimum-jerk movements connect
+#          the rows
+# nod      time relative to the beat in seconds, angle (1 for the lowest chin)
+_BODY: dict[str, Any] = json.loads(
+  (pathlib.Path(__file__).parents[1] / "assets" / "synthetic_body.json").read_text()
 )
-# A nod: time relative to the beat in seconds, angle (1 for the lowest chin).
-_NOD = np.array([(-0.30, 0.0), (-0.12, -0.4), (0.06, 1.0), (0.40, 0.0)])
 
 # Indices of the face points that move relative to the head.
 _LIPS = list(range(48, 68))
@@ -75,39 +71,24 @@ _UPPER_LIDS, _LOWER_LIDS = [37, 38, 43, 44], [41, 40, 47, 46]
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSpeaker:
-  """A voice, a body and a style. Lengths are in shoulder widths.
+  """A voice, a body and a style. Lengths are in shoulder widths, angles in radians."""
 
-  Attributes:
-    name: the name that all other attributes are derived from.
-    voice: see `Voice`.
-    shoulder_width_px: distance between the shoulder joints.
-    upper_arm, forearm, hand: lengths.
-    head: size of the head relative to the average.
-    face_width: width of the face relative to its height; the average is 1.
-    hand_height, hand_spread: mean position of the wrists, below and beside the neck.
-    place_range: standard deviation of that position over phrases.
-    stroke: how far a hand rises for a gesture.
-    head_turn, shoulder_lean: standard deviations over phrases, radians.
-    nod: angle of a nod, radians.
-    open_mouth: distance between the inner lips at an opening of 1.
-  """
-
-  name: str
+  name: str  # all other attributes are derived from it
   voice: Voice
-  shoulder_width_px: float
-  upper_arm: float
+  shoulder_width_px: float  # distance between the shoulder joints
+  upper_arm: float  # length
   forearm: float
   hand: float
-  head: float
-  face_width: float
-  hand_height: float
-  hand_spread: float
-  place_range: float
-  stroke: float
-  head_turn: float
-  shoulder_lean: float
-  nod: float
-  open_mouth: float
+  head: float  # size relative to the average
+  face_width: float  # relative to its height; the average is 1
+  hand_height: float  # mean position of the wrists below the neck
+  hand_spread: float  # mean position of the wrists beside the neck
+  place_range: float  # standard deviation of that position over phrases
+  stroke: float  # how far a hand rises for a gesture
+  head_turn: float  # standard deviation over phrases
+  shoulder_lean: float  # standard deviation over phrases
+  nod: float  # angle of a nod
+  open_mouth: float  # distance between the inner lips at an opening of 1
 
 
 class Performance(NamedTuple):
@@ -143,19 +124,7 @@ def make_speaker(name: str) -> SyntheticSpeaker:
       rate=rng.uniform(0.92, 1.08),
     ),
     shoulder_width_px=305 - 18 * tract + rng.uniform(-12, 12),
-    upper_arm=rng.uniform(0.63, 0.68),
-    forearm=rng.uniform(0.36, 0.39),
-    hand=rng.uniform(0.40, 0.44),
-    head=rng.uniform(0.95, 1.08),
-    face_width=rng.uniform(0.92, 1.06),
-    hand_height=rng.uniform(0.64, 0.68),
-    hand_spread=rng.uniform(0.33, 0.40),
-    place_range=rng.uniform(0.09, 0.11),
-    stroke=rng.uniform(0.20, 0.26),
-    head_turn=rng.uniform(0.13, 0.19),
-    shoulder_lean=rng.uniform(0.03, 0.045),
-    nod=rng.uniform(0.07, 0.11),
-    open_mouth=rng.uniform(0.075, 0.09),
+    **{name: rng.uniform(*limits) for name, limits in _BODY["style"].items()},
   )
 
 
@@ -240,8 +209,8 @@ def _cues(
   sway_hz = rng.uniform([0.05, 0.08, 0.22], [0.1, 0.15, 0.3])
   phase = rng.uniform(0, 2 * np.pi, 3)
   sideways, upwards, breath = np.sin(2 * np.pi * sway_hz * times[:, None] + phase).T
-  rise, reach = _on_beats(speech.script, times, _GESTURE)
-  (nod,) = _on_beats(speech.script, times, _NOD)
+  rise, reach = _on_beats(speech.script, times, np.array(_BODY["gesture"]))
+  (nod,) = _on_beats(speech.script, times, np.array(_BODY["nod"]))
   return _Cues(
     hidden=dict(zip(TEMPLATE_NAMES, template.T, strict=True)),
     opening=_at(speech.opening, times),
@@ -349,12 +318,6 @@ def _unit(angle: np.ndarray) -> np.ndarray:
   return _stack(np.cos(angle), np.sin(angle))
 
 
-@functools.cache
-def _anatomy() -> dict[str, dict]:
-  """Head points in shoulder widths from the skull base; fingers in hand lengths."""
-  return json.loads(_BODY.read_text())
-
-
 def _hand(
   speaker: SyntheticSpeaker,
   wrist: np.ndarray,
@@ -374,7 +337,7 @@ def _hand(
   angle = np.arctan2(forearm[:, 1], forearm[:, 0]) + outward * _WRIST_BEND
   along, thumbwards = _unit(angle), _unit(angle + outward * np.pi / 2)
   points = {"root": wrist}
-  for finger, bones in _anatomy()["hand"].items():
+  for finger, bones in _BODY["hand"].items():
     for j, (a, b) in enumerate(_finger(bones, openness), start=1):
       offset = a[:, None] * along + b[:, None] * thumbwards
       points[f"{finger}_{j}"] = wrist + speaker.hand * offset
@@ -405,8 +368,8 @@ def _head(
   speaker: SyntheticSpeaker, cues: _Cues, neck: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Face, nose, eyes and ears of a rigid head that turns, with moving lips and lids."""
-  names = list(_anatomy()["head"])
-  still = np.array(list(_anatomy()["head"].values())) * speaker.head
+  names, still = list(_BODY["head"]), np.array(list(_BODY["head"].values()))
+  still *= speaker.head
   shape = np.repeat(still[None], len(neck), 0)
   shape[:, :, 0] *= speaker.face_width
   rows = [names.index(name) for name in kp.OPENPOSE.parts["face"]]
@@ -451,9 +414,8 @@ def _turn(
   yaw, nod, roll = yaw[:, None], nod[:, None], roll[:, None]
   x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)
   y = y * np.cos(nod) + z * np.sin(nod)
-  return _stack(
-    x * np.cos(roll) - y * np.sin(roll), x * np.sin(roll) + y * np.cos(roll)
-  )
+  cos, sin = np.cos(roll), np.sin(roll)
+  return _stack(x * cos - y * sin, x * sin + y * cos)
 
 
 def _detect(points: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:

@@ -36,58 +36,33 @@ _LOUDNESS = 0.16  # root mean square of a fully open and prominent vowel
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """The characteristics of a voice.
+  """The characteristics of a voice."""
 
-  Attributes:
-    pitch_hz: mean fundamental frequency.
-    formant_scale: factor of the formants; above 1 for a short vocal tract.
-    rate: syllable rate relative to about 4.5 syllables/s.
-  """
-
-  pitch_hz: float
-  formant_scale: float
-  rate: float
+  pitch_hz: float  # mean fundamental frequency
+  formant_scale: float  # factor of the formants; above 1 for a short vocal tract
+  rate: float  # syllable rate relative to about 4.5 syllables/s
 
 
 class Script(NamedTuple):
-  """Sequence of phones with their timing.
+  """Sequence of P phones with their timing, in seconds."""
 
-  Attributes:
-    phones: (P,) indices into the phone table.
-    starts: (P,) seconds.
-    emphasis: (P,) in [0, 1], positive in prominent syllables.
-    declination: (P,) pitch factor that falls over each breath group.
-    beats: (B,) seconds, the middle of each prominent vowel.
-    beat_strengths: (B,) in (0, 1].
-    phrase_starts: (Q,) seconds; the pause between two phrases belongs to the first.
-  """
-
-  phones: np.ndarray
-  starts: np.ndarray
-  emphasis: np.ndarray
-  declination: np.ndarray
-  beats: np.ndarray
-  beat_strengths: np.ndarray
-  phrase_starts: np.ndarray
+  phones: np.ndarray  # (P,) indices into the phone table
+  starts: np.ndarray  # (P,)
+  emphasis: np.ndarray  # (P,) in [0, 1], positive in prominent syllables
+  declination: np.ndarray  # (P,) pitch factor that falls over each breath group
+  beats: np.ndarray  # (B,) the middle of each prominent vowel
+  beat_strengths: np.ndarray  # (B,) in (0, 1]
+  phrase_starts: np.ndarray  # (Q,); a pause between phrases belongs to the first
 
 
 class Speech(NamedTuple):
-  """Audio with its articulation.
+  """Audio with its articulation."""
 
-  Attributes:
-    audio: (samples,) float32, 16 kHz, in [-1, 1].
-    opening: (K,) opening of the mouth, in [0, 1].
-    spread: (K,) shape of the lips, from -1 (rounded) to 1 (spread).
-    prominence: (K,) in [0, 1], positive in prominent vowels.
-    activity: (K,) in [0, 1], 1 during speech, 0 in pauses.
-    script: see `Script`.
-  """
-
-  audio: np.ndarray
-  opening: np.ndarray
-  spread: np.ndarray
-  prominence: np.ndarray
-  activity: np.ndarray
+  audio: np.ndarray  # (samples,) float32, 16 kHz, in [-1, 1]
+  opening: np.ndarray  # (K,) opening of the mouth, in [0, 1]
+  spread: np.ndarray  # (K,) shape of the lips, from -1 (rounded) to 1 (spread)
+  prominence: np.ndarray  # (K,) in [0, 1], positive in prominent vowels
+  activity: np.ndarray  # (K,) in [0, 1], 1 during speech, 0 in pauses
   script: Script
 
 
@@ -97,14 +72,9 @@ def speak(voice: Voice, rng: np.random.Generator, num_samples: int) -> Speech:
   tracks = _articulate(script, -(-num_samples // HOP))
   pitch_hz = voice.pitch_hz * tracks["pitch"]
   audio = _synthesize(tracks, pitch_hz, voice.formant_scale, rng)
-  return Speech(
-    audio[:num_samples],
-    tracks["opening"],
-    tracks["spread"],
-    tracks["prominence"],
-    tracks["activity"],
-    script,
-  )
+  names = ("opening", "spread", "prominence", "activity")
+  articulation = {name: tracks[name] for name in names}
+  return Speech(audio[:num_samples], script=script, **articulation)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,9 @@ NECK_PX = (640.0, 324.0)
 
 VERSION = 1.3
 
-# The body of OpenPose's COCO model, the default before BODY_25.
-_COCO_18 = (
-  *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
-  *("left_shoulder", "left_elbow", "left_wrist", "right_hip", "right_knee"),
-  *("right_ankle", "left_hip", "left_knee", "left_ankle"),
-  *("right_eye", "left_eye", "right_ear", "left_ear"),
-)
-
 # JSON field -> the joint lists that it may contain, distinguished by their length.
 _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
-  "pose_keypoints": (kp.OPENPOSE.parts["body"], _COCO_18),
+  "pose_keypoints": (kp.OPENPOSE.parts["body"], kp.COCO_18),
   "face_keypoints": (kp.OPENPOSE.parts["face"],),
   "hand_left_keypoints": (kp.OPENPOSE.parts["left_hand"],),
   "hand_right_keypoints": (kp.OPENPOSE.parts["right_hand"],),
@@ -138,11 +129,7 @@ def frame_files(path: str | pathlib.Path) -> list[pathlib.Path]:
       other = numbered[number].name
       raise UserError(f"{path}: {other} and {file.name} have the same frame number")
     numbered[number] = file
-  _check_gaps(folder, sorted(numbered))
-  return [numbered[number] for number in sorted(numbered)]
-
-
-def _check_gaps(folder: pathlib.Path, numbers: Sequence[int]) -> None:
+  numbers = sorted(numbered)
   gaps = [
     f"{a + 1}" if b == a + 2 else f"{a + 1}-{b - 1}"
     for a, b in itertools.pairwise(numbers)
@@ -154,6 +141,7 @@ def _check_gaps(folder: pathlib.Path, numbers: Sequence[int]) -> None:
       f"{folder}: no files for frames {', '.join(gaps[:5])}{more}; copy them, or run "
       "OpenPose again (it also writes files for frames without people)"
     )
+  return [numbered[number] for number in numbers]
 
 
 def read_openpose_folder(path: str | pathlib.Path) -> np.ndarray:

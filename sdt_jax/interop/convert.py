@@ -89,11 +89,10 @@ def _config(content: Original, kind: str, given: Config) -> Config:
     config = given.copy_and_resolve_references()
   methods.check(config)
   fields = original.config_fields(content.model, config)
-  present = {name: config_lib.get(config, name) for name in fields}
   different = [
-    f"config.{name} is {present[name]!r}, in the file {value!r}"
+    f"config.{name} is {present!r}, in the file {value!r}"
     for name, value in fields.items()
-    if present[name] != value
+    if (present := config_lib.get(config, name)) != value
   ]
   if given is not None and different:
     raise UserError(
@@ -109,13 +108,13 @@ def _external_bank(
 ):
   """Templates (N, D) that are stored in the checkpoint of a pose VAE; else None."""
   needed = method.bank_from is not None
-  if needed and pose_vae is None:
+  if not needed and pose_vae is None:
+    return None
+  if pose_vae is None:
     raise UserError(
       f"{checkpoint}: contains an SDT-VAE model, whose templates are in the checkpoint "
       "of its pose VAE; give that as --pose_vae=FILE.pth"
     )
-  if pose_vae is None:
-    return None
   if not needed:
     raise UserError(
       f"--pose_vae={pose_vae}: only an SDT-VAE model takes its templates from a pose "

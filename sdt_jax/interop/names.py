@@ -69,10 +69,6 @@ def known(network: Mapping[str, str], prefix: str = "") -> set[str]:
   }
 
 
-def _is_kernel(path: Path) -> bool:
-  return path[-1] == "kernel"
-
-
 def to_flax(
   state: Mapping[str, np.ndarray],
   network: Mapping[str, str],
@@ -113,7 +109,7 @@ def to_flax(
   variables = {}
   for name, path in table.items():
     array = np.asarray(state[name], np.float32)
-    if _is_kernel(path):
+    if path[-1] == "kernel":
       array = array.transpose(*range(2, array.ndim), 1, 0)
     if array.shape != wanted[path].shape:
       raise UserError(
@@ -133,7 +129,7 @@ def from_flax(
   for name, path in _entries(network):
     if path in flat:
       array = np.asarray(flat[path])
-      if _is_kernel(path):
+      if path[-1] == "kernel":
         array = array.transpose(-1, -2, *range(array.ndim - 2))
       state[prefix + name] = np.ascontiguousarray(array)
   return state

@@ -59,19 +59,12 @@ _NOT_THE_MODELS = {
 
 
 class Original(NamedTuple):
-  """A checkpoint of the original.
+  """A checkpoint of the original."""
 
-  Attributes:
-    epoch: number of completed epochs.
-    step: number of completed optimization steps.
-    model: state dict, names without "module.".
-    optimizers: name, for example "optimizerG" -> state dict of a torch optimizer.
-  """
-
-  epoch: int
-  step: int
-  model: State
-  optimizers: dict[str, Any]
+  epoch: int  # number of completed epochs
+  step: int  # number of completed optimization steps
+  model: State  # state dict, names without "module."
+  optimizers: dict[str, Any]  # e.g. "optimizerG" -> state dict of a torch optimizer
 
 
 def parse(content: Any) -> Original:
@@ -134,11 +127,8 @@ def _has_batch_norm(model: State) -> bool:
 
 def _audio_channels(model: State) -> tuple[int, ...]:
   """Of the stages of the audio encoder."""
-  kernels = (
-    _array(model, f"netG.audio_encoder.specgram_encoder_2d.{i}.0.conv.weight")
-    for i in range(4)
-  )
-  return tuple(kernel.shape[0] for kernel in kernels)
+  name = "netG.audio_encoder.specgram_encoder_2d.{}.0.conv.weight"
+  return tuple(_array(model, name.format(stage)).shape[0] for stage in range(4))
 
 
 def _template_size(model: State) -> int:
@@ -251,6 +241,11 @@ def _templates(rows: np.ndarray) -> np.ndarray:
   return rows if rows.ndim == 2 else np.ascontiguousarray(rows.swapaxes(1, 2))
 
 
+def _optimizer(network: _Network | None) -> str:
+  """The original's name of the optimizer of a network, or of the templates."""
+  return network.optimizer if network else _TEMPLATES_OPTIMIZER
+
+
 class _NoMatchError(Exception):
   """A saved optimizer does not belong to these parameters."""
 
@@ -264,7 +259,7 @@ def _with_optimizers(
   unused = set(original.optimizers)
   for name, params in state.params.items():
     network = _NETWORKS.get(name)
-    key = network.optimizer if network else _TEMPLATES_OPTIMIZER
+    key = _optimizer(network)
     unused.discard(key)
     adam, schedule = opt_states[name]
     schedule = schedule._replace(count=state.step)
@@ -334,17 +329,13 @@ def from_state(
     Content for `torch_zip.write`.
   """
   model = _rows_of(state) | _front_end()
-  for name in (
-    "generator",
-    "vae",
-    "pose_encoder",
-    "discriminator",
-  ):  # in the original's order
+  for name in ("generator", "vae"):
     if name in state.params:
-      network = _NETWORKS[name]
-      model |= names.from_flax(state.network(name), network.table, network.prefix)
-    elif name == "pose_encoder" and "generator" in state.params:
-      model |= _pose_encoder(pose_vae)
+      model |= _to_original(state, name)
+  if "generator" in state.params:
+    model |= _pose_encoder(pose_vae)
+  if "discriminator" in state.params:
+    model |= _to_original(state, "discriminator")
   step, opt_states = int(state.step), cast(Any, state.opt_states)
   model = _with_counters(model, step)
   content: dict[str, Any] = {
@@ -354,11 +345,15 @@ def from_state(
   }
   for name in state.params:
     network = _NETWORKS.get(name)
-    key = network.optimizer if network else _TEMPLATES_OPTIMIZER
-    content[key + _SUFFIX] = _to_torch_adam(
-      opt_states[name][0], network, _hyperparameters(config, name, epoch)
-    )
+    hyperparameters = _hyperparameters(config, name, epoch)
+    adam = _to_torch_adam(opt_states[name][0], network, hyperparameters)
+    content[_optimizer(network) + _SUFFIX] = adam
   return content
+
+
+def _to_original(state: TrainState, name: str) -> State:
+  network = _NETWORKS[name]
+  return names.from_flax(state.network(name), network.table, network.prefix)
 
 
 def _rows_of(state: TrainState) -> State:

@@ -8,6 +8,7 @@ versions of `weights_only` could be tricked into running code. Without torch,
 import importlib
 import importlib.util
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ _MIN_TORCH = (2, 6)
 _TEXT = bytes(range(32, 127)) + b"\t\r\n"
 
 # Other kinds of files, recognized by their first bytes; the first match counts.
-_FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+_FOREIGN: tuple[tuple[str, Callable[[bytes], object]], ...] = (
   ("an empty file", lambda head: not head),
   ("a Python pickle that torch did not write", lambda head: head[:1] == b"\x80"),
   ("a gzip file; unpack it first", lambda head: head[:2] == b"\x1f\x8b"),
@@ -33,8 +34,7 @@ _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
   ("a NumPy array (.npy)", lambda head: head[:6] == b"\x93NUMPY"),
   ("a safetensors file", lambda head: head[8:10] == b'{"' and head[5:8] == bytes(3)),
   ("a Git LFS pointer; run `git lfs pull`", lambda head: head[:12] == b"version http"),
-  ("a web page; the download failed", lambda head: b"<html" in head.lower()),
-  ("a web page; the download failed", lambda head: b"<!doctype" in head.lower()),
+  ("a web page; the download failed", re.compile(rb"<html|<!doctype", re.I).search),
   ("a text file", lambda head: not head.translate(None, _TEXT)),
   ("in an unknown format", lambda _: True),
 )

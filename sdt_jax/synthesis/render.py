@@ -7,6 +7,7 @@ the lines to them. The person's right side has warm colours, the left side cool 
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -18,37 +19,13 @@ from sdt_jax import files
 from sdt_jax import keypoints as kp
 from sdt_jax.speakers import COMMON_SHOULDER_WIDTH_PX
 
-Color = tuple[int, int, int]
+Color = Sequence[int]  # red, green, blue
 Size = tuple[int, int]  # width, height
 
-_WHITE = (255, 255, 255)
-_INK = (48, 54, 66)
-_SOFT_INK = (104, 112, 128)
-_FAINT = (216, 220, 227)
-_TRUNK = (92, 102, 120)
-_NECK_FILL = (234, 236, 240)
-_HEAD_FILL = (247, 244, 241)
-_LIPS = (216, 104, 104)
-_MOUTH = (84, 20, 30)
+_COLORS = json.loads(
+  (pathlib.Path(__file__).parents[1] / "assets" / "palette.json").read_text()
+)
 _SIDES = ("right", "left")
-_ARM_COLOR = {"right": (232, 112, 44), "left": (36, 124, 200)}
-_PALM_FILL = {"right": (253, 228, 210), "left": (210, 231, 250)}
-_FINGER_COLORS = {  # thumb to little finger
-  "right": (
-    (150, 28, 64),
-    (200, 38, 58),
-    (230, 80, 44),
-    (240, 130, 34),
-    (244, 176, 44),
-  ),
-  "left": (
-    (58, 44, 150),
-    (44, 84, 190),
-    (28, 130, 206),
-    (18, 166, 198),
-    (36, 190, 160),
-  ),
-}
 
 # Index of each point to draw: the joints of a pose, then the neck, which is its origin.
 _POINT = {**kp.UPPER_BODY.index, "neck": kp.UPPER_BODY.num_joints}
@@ -170,19 +147,21 @@ def draw_pose(
   points[~np.isfinite(points)] = np.nan
   points = points.clip(-_FARTHEST_PX, _FARTHEST_PX)
   pen = _Pen(canvas, points * scale + np.asarray(neck_px), scale)
-  _draw_head(pen)
-  _draw_arms(pen)
+  # Faint shapes of neck and skull, behind everything else.
+  head = _head_outline(pen.points)
+  pen.fill(_neck_outline(pen.points), _COLORS["neck_fill"])
+  pen.fill(head, _COLORS["head_fill"])
+  pen.outline(head, _COLORS["faint"], 2)
+  pen.lines([_SHOULDERS], _COLORS["trunk"], 9)
+  for side in _SIDES:
+    pen.lines([_ARM[side]], _COLORS["arm"][side], 9)
+    pen.lines([_WRIST[side]], _COLORS["arm"][side], 6)
+    pen.dots(_ARM[side], _COLORS["white"], 2.5)
   _draw_face(pen)
   for side in _SIDES:
-    _draw_hand(pen, side)
-
-
-def _draw_head(pen: _Pen) -> None:
-  """Draws faint shapes of neck and skull, behind everything else."""
-  head = _head_outline(pen.points)
-  pen.fill(_neck_outline(pen.points), _NECK_FILL)
-  pen.fill(head, _HEAD_FILL)
-  pen.outline(head, _FAINT, 2)
+    pen.fill(pen.points[_PALM[side]], _COLORS["palm_fill"][side])
+    for finger, color in zip(_FINGERS[side], _COLORS["fingers"][side], strict=True):
+      pen.lines([finger], color, 4)
 
 
 def _neck_outline(points: np.ndarray) -> np.ndarray:
@@ -202,31 +181,17 @@ def _head_outline(points: np.ndarray) -> np.ndarray:
   return np.concatenate([jaw, centre + across * np.cos(angle) + up * np.sin(angle)])
 
 
-def _draw_arms(pen: _Pen) -> None:
-  pen.lines([_SHOULDERS], _TRUNK, 9)
-  for side in _SIDES:
-    pen.lines([_ARM[side]], _ARM_COLOR[side], 9)
-    pen.lines([_WRIST[side]], _ARM_COLOR[side], 6)
-    pen.dots(_ARM[side], _WHITE, 2.5)
-
-
 def _draw_face(pen: _Pen) -> None:
-  pen.lines([_JAW], _SOFT_INK, 3)
-  pen.lines(_NOSE, _SOFT_INK, 2)
-  pen.lines(_BROWS, _INK, 4)
+  pen.lines([_JAW], _COLORS["soft_ink"], 3)
+  pen.lines(_NOSE, _COLORS["soft_ink"], 2)
+  pen.lines(_BROWS, _COLORS["ink"], 4)
   for eye in _EYES:
-    pen.fill(pen.points[eye], _WHITE)
-  pen.dots(_PUPILS, _INK, 3.5)
-  pen.lines(_EYES, _INK, 2)
-  pen.fill(pen.points[_FACE["outer_lip"]], _LIPS)
-  pen.fill(pen.points[_FACE["inner_lip"]], _MOUTH)
-  pen.lines([_FACE["inner_lip"]], _MOUTH, 1)
-
-
-def _draw_hand(pen: _Pen, side: str) -> None:
-  pen.fill(pen.points[_PALM[side]], _PALM_FILL[side])
-  for finger, color in zip(_FINGERS[side], _FINGER_COLORS[side], strict=True):
-    pen.lines([finger], color, 4)
+    pen.fill(pen.points[eye], _COLORS["white"])
+  pen.dots(_PUPILS, _COLORS["ink"], 3.5)
+  pen.lines(_EYES, _COLORS["ink"], 2)
+  pen.fill(pen.points[_FACE["outer_lip"]], _COLORS["lips"])
+  pen.fill(pen.points[_FACE["inner_lip"]], _COLORS["mouth"])
+  pen.lines([_FACE["inner_lip"]], _COLORS["mouth"], 1)
 
 
 def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,10 +258,10 @@ def side_by_side_frames(
   half = size[0] // 2
   neck, scale = _framing(np.stack([poses_px, truth_px]), (half, size[1]))
   background = _blank(size)
-  background[:, half] = _FAINT
+  background[:, half] = _COLORS["faint"]
   for x, label in zip((half // 2, half + half // 2), labels, strict=True):
     at = (x, round(0.96 * size[1]))
-    _write(background, label, at, 0.9 * size[1] / _NATURAL_HEIGHT, _INK)
+    _write(background, label, at, 0.9 * size[1] / _NATURAL_HEIGHT, _COLORS["ink"])
   for pose_px, true_px in zip(poses_px, truth_px, strict=True):
     frame = background.copy()
     draw_pose(frame[:, :half], pose_px, neck, scale)
@@ -360,7 +325,7 @@ def motion_overview(
     tiles = [_tile(poses_px[i], i, extent) for i in range(0, len(poses_px), every)]
     row = _row(tiles, _COLUMNS)
     title = _blank((row.shape[1], 44))
-    _write(title, label, (row.shape[1] // 2, 32), 0.8, _INK)
+    _write(title, label, (row.shape[1] // 2, 32), 0.8, _COLORS["ink"])
     blocks += [title, row]
   return np.concatenate(blocks)
 
@@ -377,7 +342,7 @@ def _tile(
   picture = cv2.resize(fine, (width, _TILE_HEIGHT), interpolation=cv2.INTER_AREA)
   caption = _blank((width, _CAPTION_HEIGHT))
   time = f"{frame / audio_lib.FPS:.2f} s"
-  _write(caption, time, (width // 2, _CAPTION_HEIGHT - 9), 0.45, _SOFT_INK)
+  _write(caption, time, (width // 2, _CAPTION_HEIGHT - 9), 0.45, _COLORS["soft_ink"])
   return np.concatenate([picture, caption])
 
 

@@ -18,10 +18,8 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.codec.codec import UnknownCodecError
-from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
@@ -104,7 +102,13 @@ def _encode(
   ticks = math.lcm(fps, sample_rate)
   options = {"movflags": "+faststart", "movie_timescale": str(ticks)}
   with av.open(video, "w", options=options) as file:
-    picture = _add_picture(file, first.shape, fps, preset)
+    height, width = first.shape[:2]
+    picture = file.add_stream("libx264", fps, options={"preset": preset, **_X264})
+    picture.height, picture.width = height + height % 2, width + width % 2
+    # Without these, players guess the colour matrix from the frame size, often wrongly.
+    context = picture.codec_context
+    context.color_range = ColorRange.MPEG
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
     tracks: list = [(picture, _ahead(_yuv(itertools.chain([first], frames))))]
     if audio is not None:
       sound = file.add_stream("aac", rate=sample_rate, layout="mono")
@@ -115,19 +119,6 @@ def _encode(
         file.mux(stream.encode(part))
     for stream in streams:
       file.mux(stream.encode())  # flush the encoder
-
-
-def _add_picture(
-  file: OutputContainer, shape: tuple[int, ...], fps: int, preset: str
-) -> VideoStream:
-  height, width = shape[:2]
-  stream = file.add_stream("libx264", fps, options={"preset": preset, **_X264})
-  stream.height, stream.width = height + height % 2, width + width % 2
-  # Without these, players guess the colour matrix from the frame size, often wrongly.
-  context = stream.codec_context
-  context.color_range = ColorRange.MPEG
-  context.colorspace = context.color_primaries = context.color_trc = _BT709
-  return stream
 
 
 def _ahead(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
