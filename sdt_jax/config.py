@@ -122,7 +122,7 @@ FIELDS: dict[str, Any] = {
   "pose": {
     "hierarchical": Field(
       True, "express hands relative to the wrists and the face relative to the nose tip"
-    ),
+    )
   },
   "generator": {
     "norm": Field(
@@ -192,7 +192,7 @@ FIELDS: dict[str, Any] = {
   "debug": {
     "nans": _run_field(
       False, "find the operation that produces a NaN; slow", absent=False
-    ),
+    )
   },
 }
 

@@ -74,10 +74,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 
 def create(
-  path: pathlib.Path,
-  config: Config,
-  speaker: speakers.Speaker,
-  clip_ids: list[str],
+  path: pathlib.Path, config: Config, speaker: speakers.Speaker, clip_ids: list[str]
 ) -> None:
   """Writes the files that describe a run."""
   write_text(path / CLIPS, "".join(f"{clip}\n" for clip in clip_ids))

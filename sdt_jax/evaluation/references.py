@@ -51,19 +51,13 @@ def mean_pose_held(
 
 
 def truth_of_another(
-  truth_px: np.ndarray,
-  seed: int,
-  places: Places | None = None,
+  truth_px: np.ndarray, seed: int, places: Places | None = None
 ) -> np.ndarray:
   """The truth (N, T, dims, joints), reordered as returned by `other_clips`."""
   return truth_px[other_clips(len(truth_px), seed, places)]
 
 
-def other_clips(
-  num_clips: int,
-  seed: int,
-  places: Places | None = None,
-) -> np.ndarray:
+def other_clips(num_clips: int, seed: int, places: Places | None = None) -> np.ndarray:
   """For each clip, the index of another clip that shares no frame with it.
 
   The result is a permutation, so the set of motions stays the same. The clips are

@@ -42,33 +42,33 @@ class Sounds(NamedTuple):
 
 
 class Metric(NamedTuple):
-  """A metric; exactly one of the last four attributes is set.
+  """A metric; exactly one of the `of_` attributes is set.
 
   Attributes:
     name: in logs and files.
-    label: in tables.
     unit: "" for none.
     better: which values are better.
     of_pair: (poses_px, truth_px) -> (B,), traceable.
     of_normalized: the same for normalised poses in the form of the model.
     of_motion: poses_px -> (B,), traceable; the truth's is reported as `<name>_truth`.
     of_set: (motion, truth, sounds) -> value over all clips; None if it is undefined.
+    label: in tables; "" for the name.
   """
 
   name: str
-  label: str
   unit: str
   better: Better
   of_pair: Callable[[jax.Array, jax.Array], jax.Array] | None = None
   of_normalized: Callable[[jax.Array, jax.Array], jax.Array] | None = None
   of_motion: Callable[[jax.Array], jax.Array] | None = None
   of_set: Callable[[Motion, Motion, Sounds], Estimate | None] | None = None
+  label: str = ""
 
   def title(self) -> str:
     """Label, unit and direction, for a table."""
     unit = f" ({self.unit})" if self.unit else ""
     hint = ", higher is better" if self.better == "higher" else ""
-    return f"{self.label}{unit}{hint}"
+    return f"{self.label or self.name}{unit}{hint}"
 
 
 def _pck(poses_px: jax.Array, truth_px: jax.Array) -> jax.Array:
@@ -88,54 +88,43 @@ def _hellinger(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
 
 def _ftd(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
   del sounds
-  if motion.codes is None or truth.codes is None:
-    return None
-  return frechet.ftd(motion.codes[0], truth.codes[0])
+  if motion.codes and truth.codes:
+    return frechet.ftd(motion.codes[0], truth.codes[0])
 
 
 def _ftd_mu_logvar(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
   del sounds
-  if motion.codes is None or truth.codes is None:
-    return None
-  return frechet.ftd_mu_logvar(*motion.codes, *truth.codes)
+  if motion.codes and truth.codes:
+    return frechet.ftd_mu_logvar(*motion.codes, *truth.codes)
 
+
+_LIKE: Better = "like the truth"
 
 METRICS = (
-  Metric("l2", "L2", "px", "lower", of_pair=metrics.l2),
-  Metric("l1_regression", "L1", "std", "lower", of_normalized=metrics.l1_regression),
-  Metric("lip_sync", "lip-sync error", "", "lower", of_pair=metrics.lip_sync),
-  Metric("pck@0.2", "PCK@0.2", "", "higher", of_pair=_pck),
-  Metric("lvd", "LVD", "px/s", "lower", of_pair=metrics.lvd),
+  Metric("l2", "px", "lower", of_pair=metrics.l2, label="L2"),
   Metric(
-    "diversity_l1", "diversity", "px", "like the truth", of_motion=metrics.diversity_l1
+    "l1_regression", "std", "lower", of_normalized=metrics.l1_regression, label="L1"
   ),
+  Metric("lip_sync", "", "lower", of_pair=metrics.lip_sync, label="lip-sync error"),
+  Metric("pck@0.2", "", "higher", of_pair=_pck, label="PCK@0.2"),
+  Metric("lvd", "px/s", "lower", of_pair=metrics.lvd, label="LVD"),
   Metric(
-    "acceleration",
-    "acceleration",
-    "px/s²",
-    "like the truth",
-    of_motion=metrics.acceleration,
+    "diversity_l1", "px", _LIKE, of_motion=metrics.diversity_l1, label="diversity"
   ),
-  Metric("jerk", "jerk", "px/s³", "like the truth", of_motion=metrics.jerk),
+  Metric("acceleration", "px/s²", _LIKE, of_motion=metrics.acceleration),
+  Metric("jerk", "px/s³", _LIKE, of_motion=metrics.jerk),
+  Metric("bone_length_cv", "", _LIKE, of_motion=metrics.bone_length_cv),
+  Metric("bc_ha2g", "", "higher", of_set=_beats, label="beat consistency"),
+  Metric("hellinger_speed", "", "lower", of_set=_hellinger, label="Hellinger, hands"),
+  Metric("ftd", "", "lower", of_set=_ftd, label="FTD"),
   Metric(
-    "bone_length_cv",
-    "bone length variation",
-    "",
-    "like the truth",
-    of_motion=metrics.bone_length_cv,
+    "ftd_mu_logvar", "", "lower", of_set=_ftd_mu_logvar, label="FTD, mean+log var"
   ),
-  Metric("bc_ha2g", "beat consistency", "", "higher", of_set=_beats),
-  Metric("hellinger_speed", "Hellinger (hand speed)", "", "lower", of_set=_hellinger),
-  Metric("ftd", "FTD", "", "lower", of_set=_ftd),
-  Metric("ftd_mu_logvar", "FTD (mean, log var)", "", "lower", of_set=_ftd_mu_logvar),
 )
 
 
 def per_clip(
-  poses_px: jax.Array,
-  truth_px: jax.Array,
-  poses_norm: jax.Array,
-  truth_norm: jax.Array,
+  poses_px: jax.Array, truth_px: jax.Array, poses_norm: jax.Array, truth_norm: jax.Array
 ) -> dict[str, jax.Array]:
   """Every metric that is defined for a single clip.
 

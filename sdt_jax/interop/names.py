@@ -24,10 +24,7 @@ _BLOCK = {
   "norm.running_var": ("batch_stats", "norm", "var"),
 }
 _COUNTER = "norm.num_batches_tracked"  # unused by the original and by us
-_OUTPUT = {
-  "weight": ("params", "conv", "kernel"),
-  "bias": ("params", "conv", "bias"),
-}
+_OUTPUT = {"weight": ("params", "conv", "kernel"), "bias": ("params", "conv", "bias")}
 
 GENERATOR = {
   **{
@@ -40,10 +37,7 @@ GENERATOR = {
   **{f"decoder.{i}": f"decoder_{i}" for i in range(4)},
   "decoder.4": "output",
 }
-DISCRIMINATOR = {
-  **{f"seq.{i}": f"block{i}" for i in range(3)},
-  "seq.3": "output",
-}
+DISCRIMINATOR = {**{f"seq.{i}": f"block{i}" for i in range(3)}, "seq.3": "output"}
 POSE_ENCODER = {f"blocks.{i}": f"block{i}" for i in range(7)}
 POSE_VAE = {
   **{f"encoder.{torch}": f"encoder/{ours}" for torch, ours in POSE_ENCODER.items()},

@@ -310,10 +310,7 @@ def _our_layout(arrays: State, params, network: _Network | None):
 
 
 def from_state(
-  state: TrainState,
-  config: Config,
-  epoch: int,
-  pose_vae: TrainState | None = None,
+  state: TrainState, config: Config, epoch: int, pose_vae: TrainState | None = None
 ) -> dict[str, Any]:
   """The checkpoint that the original would have saved; inverse of `to_state`.
 

@@ -7,10 +7,7 @@ from sdt_jax.methods.base import Method
 from sdt_jax.methods.pose2pose import Pose2Pose
 from sdt_jax.methods.voice2pose import Voice2Pose
 
-METHODS: dict[str, type[Method]] = {
-  "voice2pose": Voice2Pose,
-  "pose2pose": Pose2Pose,
-}
+METHODS: dict[str, type[Method]] = {"voice2pose": Voice2Pose, "pose2pose": Pose2Pose}
 
 
 def check(config: Config) -> None:

@@ -37,20 +37,14 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
     poses = batch["poses"]
     batch_size, num_frames = poses.shape[:2]
   condition = Condition(
-    mel=mel,
-    template=batch.get("template"),
-    poses=poses,
-    lengths=batch.get("lengths"),
+    mel=mel, template=batch.get("template"), poses=poses, lengths=batch.get("lengths")
   )
   keys = _keys(batch.get("draw"), batch_size)
   return method.sample(state, condition, num_frames, keys)
 
 
 def sample_px(
-  method: Method,
-  table: pose.PoseTable,
-  state: TrainState,
-  batch: Batch,
+  method: Method, table: pose.PoseTable, state: TrainState, batch: Batch
 ) -> jax.Array:
   """`sample`, as final poses in pixels.
 

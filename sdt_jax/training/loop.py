@@ -15,14 +15,7 @@ from sdt_jax.errors import UserError
 from sdt_jax.methods import base
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.templates import sources
-from sdt_jax.training import (
-  checkpoints,
-  feed,
-  interrupts,
-  parallel,
-  processes,
-  setup,
-)
+from sdt_jax.training import checkpoints, feed, interrupts, parallel, processes, setup
 from sdt_jax.training.hooks import Gallery, MakeEvaluator, MakeGallery, Sample
 from sdt_jax.training.logs import NonFiniteError, RunLog
 from sdt_jax.training.setup import Job

@@ -164,11 +164,7 @@ def _map(
     # With the check, pmean of gradients would count every device twice.
     check_vma=False,
   )
-  return jax.jit(
-    mapped,
-    donate_argnums=donated,
-    compiler_options=compiler_options(),
-  )
+  return jax.jit(mapped, donate_argnums=donated, compiler_options=compiler_options())
 
 
 @functools.cache
