@@ -31,6 +31,14 @@ def _compile_once(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(scope="module")
+def compile_fast():
+  """Turns off most compiler passes, where compiling takes longer than running."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def real_pack() -> pathlib.Path:
   """Folder of the real speaker packs, which are not shipped for licence reasons."""

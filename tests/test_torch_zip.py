@@ -189,7 +189,7 @@ MALICIOUS = {
   "storage of a wrong type": STORAGE.replace(
     b"torch\nFloatStorage", b"collections\nOrderedDict"
   )
-  + b".",  # fmt: skip
+  + b".",
   "storage outside": STORAGE.replace(TEXTS[1], b"X\x04\x00\x00\x00../s") + b".",
   "storage of a wrong size": STORAGE.replace(b"K\x04", b"K\x05") + b".",
   "storage twice as wide": STORAGE.replace(b"Float", b"Double") + b".",
@@ -246,7 +246,7 @@ def test_a_registered_extension_is_refused(tmp_path):
   try:
     assert pickle.loads(pickle.dumps(list, 2)) is list
     path = archive(tmp_path / "a.pth", b"\x80\x02\x82\x01)R.")
-    with pytest.raises(UserError, match="instruction that torch.save does not write"):
+    with pytest.raises(UserError, match="a pickle instruction that torch"):
       torch_zip.read(path)
   finally:
     copyreg.remove_extension("builtins", "list", 1)
