@@ -63,15 +63,16 @@ def test_the_wheel_is_complete_and_has_one_top_level_name(wheel):
   assert names - info == _expected_files()
 
 
-def _run(installed: pathlib.Path, folder: pathlib.Path, *command: str):
-  environment = os.environ | {"PYTHONPATH": str(installed)}
-  return subprocess.run(
+def _run(installed: pathlib.Path, folder: pathlib.Path, *command: str) -> str:
+  """What a command writes to both outputs."""
+  done = subprocess.run(
     [sys.executable, *command],
     cwd=folder,
-    env=environment,
+    env=os.environ | {"PYTHONPATH": str(installed)},
     capture_output=True,
     text=True,
   )
+  return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -86,10 +87,9 @@ def test_the_wheel_works_in_any_folder(wheel, tmp_path):
     f"sdt-{name}" for name in ("train", "eval", "demo", "prepare")
   }
   for command in commands:
-    shown = _run(installed, folder, str(installed / "bin" / command.name), "--help")
-    assert "\n  --" in shown.stdout, shown.stderr
+    program = str(installed / "bin" / command.name)
+    assert "\n  --" in _run(installed, folder, program, "--help")
   train = ("-m", "sdt_jax.programs.train")
   for config in ("sdt_bp", "configs/sdt_bp.py"):
-    invalid = _run(installed, folder, *train, f"--config={config}",
-                   "--config.batch_size=0")  # fmt: skip
-    assert "batch_size is 0" in invalid.stderr
+    flags = (f"--config={config}", "--config.batch_size=0")
+    assert "batch_size is 0" in _run(installed, folder, *train, *flags)

@@ -59,12 +59,9 @@ def test_what_is_written_is_read_back(tmp_path):
   path = tmp_path / "deep" / "a.pth"
   torch_zip.write(path, CONTENT)
   assert_same(torch_zip.read(path), CONTENT)
-  assert [p.name for p in path.parent.iterdir()] == ["a.pth"]
-
-
-def test_bfloat16_is_widened(tmp_path):
-  torch_zip.write(tmp_path / "a.pth", [np.array([1.5, -2], ml_dtypes.bfloat16)])
-  assert_same(torch_zip.read(tmp_path / "a.pth"), [np.array([1.5, -2], np.float32)])
+  assert list(path.parent.iterdir()) == [path]
+  torch_zip.write(path, [np.array([1.5, -2], ml_dtypes.bfloat16)])
+  assert_same(torch_zip.read(path), [np.array([1.5, -2], np.float32)])  # is widened
 
 
 def test_torch_reads_what_is_written(tmp_path):
@@ -136,8 +133,7 @@ class _Calls:
     return self._call
 
 
-def _touch() -> str:
-  return "touch touched"
+TOUCH = _Calls(os.system, "touch touched")
 
 
 def _text(text: bytes) -> bytes:
@@ -160,11 +156,11 @@ NAME = _text(b"name")
 # A pair of a pair of ...: 64 objects, but 2**64 characters when printed.
 GROWING = b"N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(64))
 MALICIOUS = {
-  "os.system": pickle.dumps(_Calls(os.system, _touch()), 2),
-  "os.system, protocol 4": pickle.dumps(_Calls(os.system, _touch()), 4),
+  "os.system": pickle.dumps(TOUCH, 2),
+  "os.system, protocol 4": pickle.dumps(TOUCH, 4),
   "eval": pickle.dumps(_Calls(eval, "__import__('os').system('touch touched')"), 2),
-  "inside a dict": pickle.dumps({"a": [{"b": (_Calls(os.system, _touch()),)}]}, 2),
-  "as a key": pickle.dumps({_Calls(os.system, _touch()): 1}, 2),
+  "inside a dict": pickle.dumps({"a": [{"b": (TOUCH,)}]}, 2),
+  "as a key": pickle.dumps({TOUCH: 1}, 2),
   "import only": b"\x80\x02csubprocess\nPopen\n.",
   "an attribute of an admitted name": b"\x80\x02ccollections\nOrderedDict.pop\n.",
   "instance": b"\x80\x02(X\x0d\x00\x00\x00touch touchedios\nsystem\n.",
@@ -227,17 +223,11 @@ MALICIOUS = {
 def test_a_pickle_that_wants_more_is_refused(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   path = archive(tmp_path / "a.pth", MALICIOUS[name])
-  with pytest.raises(
-    UserError, match=r"a\.pth: not a readable torch checkpoint \(.+\)$"
-  ):
+  reason = r"subprocess\.Popen is neither.*" if name == "import only" else ".+"
+  match = rf"a\.pth: not a readable torch checkpoint \({reason}\)$"
+  with pytest.raises(UserError, match=match):
     torch_zip.read(path)
   assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
-
-
-def test_the_error_names_the_global(tmp_path):
-  path = archive(tmp_path / "a.pth", MALICIOUS["import only"])
-  with pytest.raises(UserError, match=r"subprocess\.Popen is neither"):
-    torch_zip.read(path)
 
 
 def test_a_registered_extension_is_refused(tmp_path):
@@ -367,12 +357,6 @@ def test_any_other_pickle_is_a_user_error(good, edits):
   data = {str(i): a.tobytes() for i, a in enumerate(arrays)}
   archive(broken, edited(program, edits), **data)
   assert "\n" not in message(broken)
-
-
-def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
-  (tmp_path / "file").touch()
-  with pytest.raises(UserError, match="cannot be written"):
-    torch_zip.write(tmp_path / "file" / "a.pth", {})
 
 
 def test_what_torch_does_not_know_is_not_written(tmp_path):
