@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import shutil
 
 import golden
 import hypothesis
@@ -15,6 +14,7 @@ import tiny
 
 import sdt_jax
 from sdt_jax import audio, methods, pose, speakers, workdir
+from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis.generate import GestureModel, bucket
 from sdt_jax.training import runs
@@ -89,10 +89,10 @@ def test_the_loaded_model_is_the_saved_one(path, model):
   np.testing.assert_array_equal(model.bank, state.params["templates"])
 
 
-@pytest.mark.parametrize("frames", [1, 10, 64, 200])
-def test_every_length_gives_its_frames(model, frames):
-  poses_px = model.generate(_sound(frames), RATE, template=3)
-  assert poses_px.shape == (frames, 2, 121)
+@pytest.mark.parametrize(("frames", "samples"), [(1, 534), (10, 2667), (200, 53_333)])
+def test_every_length_gives_its_frames(model, frames, samples):
+  poses_px = model.generate(_sound(200)[:samples], RATE, template=3)
+  assert poses_px.shape == (frames, *kp.UPPER_BODY.shape)
   assert poses_px.dtype == np.float32
   assert np.isfinite(poses_px).all()
 
@@ -215,7 +215,6 @@ def test_a_template_by_frame_is_stretched_over_the_sound(model):
 
 def test_a_model_without_templates(without_templates):
   poses_px = without_templates.generate(_sound(10), RATE)
-  assert poses_px.shape == (10, 2, 121)
   other_seed = without_templates.generate(_sound(10), RATE, seed=1)
   np.testing.assert_array_equal(poses_px, other_seed)
   for template in (3, np.zeros(SIZE)):
@@ -279,7 +278,7 @@ def test_templates_that_cannot_be_used(model, template, complaint):
     model.generate(_whole_clip(), RATE, template=template)
 
 
-def test_what_cannot_be_loaded(path, tmp_path):
+def test_what_cannot_be_loaded(path, tmp_path):  # test_bad_inputs.py has more
   with pytest.raises(UserError, match="no such folder"):
     sdt_jax.load(tmp_path / "none")
   with pytest.raises(UserError, match=r"config\.json: missing"):
@@ -288,31 +287,3 @@ def test_what_cannot_be_loaded(path, tmp_path):
     sdt_jax.load(path, step=7)
   with pytest.raises(UserError, match="'nobody' has no published statistics"):
     sdt_jax.load(path, speaker="nobody")
-
-
-def test_a_workdir_without_checkpoints(path, tmp_path):
-  for name in (workdir.CONFIG, workdir.SPEAKER):
-    shutil.copy(path / name, tmp_path)
-  with pytest.raises(UserError, match="no checkpoint; train the run first"):
-    sdt_jax.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-  ("old", "new", "complaint"),
-  [
-    ('"channels": 8', '"channels": 16', "12: cannot be restored"),
-    ('"norm"', '"norms"', r"config\.generator\.norms is not a field"),
-  ],
-)
-def test_a_workdir_of_another_architecture(path, tmp_path, old, new, complaint):
-  copied = shutil.copytree(path, tmp_path / "workdir")
-  text = (copied / workdir.CONFIG).read_text()
-  (copied / workdir.CONFIG).write_text(text.replace(old, new))
-  with pytest.raises(UserError, match=complaint):
-    sdt_jax.load(copied)
-
-
-def test_a_pose_vae_makes_no_gestures(tmp_path):
-  _save(tmp_path / "workdir", experiment="pose2pose")
-  with pytest.raises(UserError, match="is a pose VAE, which takes no audio"):
-    sdt_jax.load(tmp_path / "workdir")

@@ -15,7 +15,6 @@ import test_interop_convert
 import sdt_jax
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
-from sdt_jax.errors import UserError
 from sdt_jax.interop import convert, portable, torch_zip
 
 KINDS = ("sdt_bp", "s2g", "frame_wise", "pose2pose")
@@ -85,19 +84,6 @@ def test_it_is_for_cpu_and_cuda_and_any_size_from_32_frames(folder):
   assert exported.call(mel).shape == (1, 32, *kp.UPPER_BODY.shape)
   with pytest.raises(ValueError, match="shapes"):
     exported.call(mel[..., :213])
-
-
-@pytest.mark.parametrize(
-  ("kind", "output", "complaint"),
-  [
-    ("pose2pose", "a.bin", "holds a pose VAE"),
-    ("s2g", "file/a.bin", "cannot be written"),
-  ],
-)
-def test_what_cannot_be_exported_is_named(folder, tmp_path, kind, output, complaint):
-  (tmp_path / "file").touch()
-  with pytest.raises(UserError, match=complaint):
-    portable.export_model(folder / kind, tmp_path / output)
 
 
 @pytest.mark.parametrize("kind", ["sdt_bp", "s2g"])

@@ -98,54 +98,28 @@ def test_pmap_trains_like_jit(trained, data_dir, tmp_path):
     assert ours["l1"] == pytest.approx(theirs["l1"], rel=1e-3)
 
 
-def test_another_config_is_refused_by_name(trained, data_dir):
-  config = tiny.config(data_dir, **{"generator.channels": 16})
-  with pytest.raises(UserError, match=r"generator.channels \(8 -> 16\)"):
-    tiny.train(config, trained, _NoGallery)
-
-
-@pytest.mark.parametrize(
-  ("file", "old", "new", "fields", "complaint"),
-  [
-    (
-      *(workdir.CONFIG, '"num_train_clips": 20', '"num_train_clips": 24'),
-      *({"dataset.num_train_clips": 24}, "24 clips"),
-    ),
-    (
-      *(workdir.CLIPS, "ada/0-0-64", "ada/9-0-64"),
-      *({"num_epochs": 3}, "training clip 0 is ada/0-0-64"),
-    ),
-  ],
-)
-def test_other_clips_are_refused(
-  trained, data_dir, tmp_path, file, old, new, fields, complaint
-):
+def test_another_number_of_clips_is_refused(trained, data_dir, tmp_path):
   path = shutil.copytree(trained, tmp_path / "w")
-  text = (path / file).read_text()
-  (path / file).write_text(text.replace(old, new))
-  with pytest.raises(UserError, match=complaint):
-    tiny.train(tiny.config(data_dir, **fields), path, _NoGallery)
-  assert (path / file).read_text() == text.replace(old, new) != text
+  text = (path / workdir.CONFIG).read_text()
+  (path / workdir.CONFIG).write_text(text.replace('clips": 20', 'clips": 24'))
+  config = tiny.config(data_dir, **{"dataset.num_train_clips": 24})
+  with pytest.raises(UserError, match="24 clips"):
+    tiny.train(config, path, _NoGallery)
 
 
 @pytest.mark.parametrize(
-  ("fields", "complaint"),
+  ("fields", "complaint"),  # test_bad_inputs.py has others
   [
-    ({"batch_size": 32}, "larger than the train split of 20"),
     ({"batch_size": 12}, "not divisible by the 8 devices"),
     ({"parallel": "dask"}, "config.parallel is 'dask'"),
-    ({"num_epochs": 0}, "config.num_epochs is 0"),
-    ({"checkpoint.best_metric": "beauty"}, "best_metric is 'beauty'"),
     ({"dataset.name": "imagenet"}, "config.dataset.name"),
-    ({"dataset.name": "speech2gesture"}, "root"),
   ],
 )
 def test_bad_fields_are_named_before_anything_is_written(
   data_dir, tmp_path, fields, complaint
 ):
-  with pytest.raises(UserError, match=complaint) as e:
+  with pytest.raises(UserError, match=complaint):
     tiny.train(tiny.config(data_dir, **fields), tmp_path / "w", _NoGallery)
-  assert "\n" not in str(e.value)
   assert not (tmp_path / "w").exists()
 
 

@@ -73,13 +73,6 @@ def test_the_error_names_the_kind_of_a_foreign_file(tmp_path, kind):
   assert "\n" not in str(e.value)
 
 
-def test_a_folder_and_a_missing_file_are_named(tmp_path):
-  with pytest.raises(UserError, match="is a folder"):
-    torch_file.read(tmp_path)
-  with pytest.raises(UserError, match=r"none\.pth: cannot be read \(No such file"):
-    torch_file.read(tmp_path / "none.pth")
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_truncated_file_is_named(tmp_path, share):
   path = tmp_path / "a.pth"

@@ -1,7 +1,6 @@
 """Six optimisation steps of every experiment equal those of the original."""
 
 import json
-from collections.abc import Callable
 
 import golden
 import jax
@@ -12,7 +11,7 @@ import pytest
 
 from sdt_jax import keypoints as kp
 from sdt_jax.interop import names
-from sdt_jax.methods.base import AXIS, Condition
+from sdt_jax.methods.base import AXIS
 from sdt_jax.methods.pose2pose import Pose2Pose
 from sdt_jax.methods.voice2pose import Voice2Pose
 from sdt_jax.models.discriminator import MotionDiscriminator
@@ -20,9 +19,6 @@ from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
 
 NUM_STEPS, BANK = 6, 10
-
-
-# --- All calls into the code under test: models, their first state, their functions
 
 
 def _voice2pose(experiment, optimizer=None):
@@ -73,34 +69,6 @@ def _optimizers(*entries, optimizer=None):
   return dict.fromkeys(entries, optimizer)
 
 
-def _train_step(model) -> Callable:
-  """(state, batch) -> (state, metrics) on one device."""
-
-  def step(state, batch):
-    if isinstance(model, Voice2Pose):
-      return model.train_step(state, batch, jax.random.key(0))
-    noise = batch.pop("noise")  # recorded, instead of drawn
-    return model.update(state, batch, noise)
-
-  return step
-
-
-def _predict(model, state, mel, code):
-  condition = Condition(mel=mel, template=code)
-  return model.sample(state, condition, 64, jax.random.key(0))
-
-
-def _encode(model, state, poses):
-  return model.encode(state, poses)[0]
-
-
-def _decode(model, state, codes):
-  return model.decode(state, codes)
-
-
-# --- Running them
-
-
 def _batch(step: int, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {
     "poses": golden.recipe(f"poses/step{step}", (4, 64, *kp.UPPER_BODY.shape)),
@@ -122,8 +90,15 @@ def _pose2pose_batch(step: int) -> dict[str, np.ndarray]:
 
 def _run(model, state, batches):
   """State after the last step, and the metrics of each step."""
+
   # The axis "data" has one entry, as on one device.
-  step = jax.jit(jax.vmap(_train_step(model), in_axes=(None, 0), axis_name=AXIS))
+  def step(state, batch):
+    if isinstance(model, Voice2Pose):
+      return model.train_step(state, batch, jax.random.key(0))
+    noise = batch.pop("noise")  # recorded, instead of drawn
+    return model.update(state, batch, noise)
+
+  step = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name=AXIS))
   history = []
   for batch in batches:
     state, metrics = step(state, {k: v[None] for k, v in batch.items()})
@@ -242,8 +217,8 @@ def test_pose2pose_trains_like_the_original():
   ours = names.from_flax(end.network("vae"), names.POSE_VAE)
   _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
   inputs = golden.load("autoencoder")
-  mean = _encode(model, end, inputs["poses"])
-  decoded = _decode(model, end, inputs["z"])
+  mean, _ = model.encode(end, inputs["poses"])
+  decoded = model.decode(end, inputs["z"])
   assert golden.relative_error(mean, recorded["mu_end"]) < 1e-2
   assert golden.relative_error(decoded, recorded["decoded_end"]) < 1e-2
   # Rows of clips that were in no batch stay zero.
