@@ -14,8 +14,7 @@ import jaxtyping
 
 # In tests, every call of a function in these modules checks its annotated shapes.
 jaxtyping.install_import_hook(
-  ["sdt_jax.pose", "sdt_jax.audio", "sdt_jax.methods.losses"],
-  "beartype.beartype",
+  ["sdt_jax.pose", "sdt_jax.audio", "sdt_jax.methods.losses"], "beartype.beartype"
 )
 
 import jax

@@ -45,6 +45,20 @@ def config_flags(fields: dict) -> list[str]:
   return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
+def python(*arguments, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
+  """Runs `python ARGUMENTS` from the start, which takes seconds."""
+  command = [sys.executable, *map(str, arguments)]
+  env = os.environ | environment
+  return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def run(*arguments) -> str:
+  """The output of `python ARGUMENTS`, which must succeed."""
+  done = python(*arguments)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
 class Done(NamedTuple):
   """How a program ended: exit code (below 0: killed by a signal) and what it said."""
 

@@ -1,18 +1,9 @@
 """How programs exit: code 2 and one line for a user error."""
 
-import pathlib
 import subprocess
-import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def _run(*argv: str, cwd=ROOT) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=60
-  )
+from programs import ROOT, python
 
 
 def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None:
@@ -33,13 +24,13 @@ def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None
   ],
 )
 def test_an_unknown_flag_is_one_line(flags, complaint):
-  _assert_refused(_run("train.py", *flags), complaint)
+  _assert_refused(python("train.py", *flags), complaint)
 
 
 def test_a_file_in_the_current_folder_takes_precedence(tmp_path):
   (tmp_path / "quick").write_text("1 / 0")
   for name, complaint in (("quick", "ZeroDivisionError"), ("other", "sdt_bp, sdt_vae")):
-    result = _run(str(ROOT / "train.py"), f"--config={name}", cwd=tmp_path)
+    result = python(ROOT / "train.py", f"--config={name}", cwd=tmp_path)
     _assert_refused(result, complaint)
 
 
@@ -55,7 +46,7 @@ cli.run(main)
 
 
 def _program(body: str) -> subprocess.CompletedProcess:
-  return _run("-c", _PROGRAM.format(body=body))
+  return python("-c", _PROGRAM.format(body=body))
 
 
 def test_a_user_error_is_one_line():
@@ -87,7 +78,7 @@ def test_only_messages_of_this_project_are_shown():
 
 @pytest.mark.parametrize("program", ["train", "eval", "demo"])
 def test_flags_are_checked_before_jax_is_imported(program):
-  result = _run("-c", f"import sys, {program}; assert 'jax' not in sys.modules")
+  result = python("-c", f"import sys, {program}; assert 'jax' not in sys.modules")
   assert result.returncode == 0, result.stderr
 
 
@@ -95,8 +86,8 @@ def test_flags_are_checked_before_jax_is_imported(program):
   ("program", "module"), [("train", "train"), ("eval", "evaluate"), ("demo", "demo")]
 )
 def test_help_shows_the_command_and_the_flags(program, module):
-  script = _run(f"{program}.py", "--help")
-  as_module = _run("-m", f"sdt_jax.programs.{module}", "--help")
+  script = python(f"{program}.py", "--help")
+  as_module = python("-m", f"sdt_jax.programs.{module}", "--help")
   for result in (script, as_module):
     assert f"python {program}.py --" in result.stdout
     assert "\n  --workdir: " in result.stdout

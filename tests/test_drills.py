@@ -31,7 +31,6 @@ from sdt_jax.training import runs
 
 pytestmark = pytest.mark.slow
 
-ROOT = programs.ROOT
 TINY = programs.TINY | {
   "batch_size": 2,
   "dataset.num_train_clips": 12,  # 6 steps per epoch
@@ -88,15 +87,11 @@ def _start(folder, program: str, *flags: str, prefix: tuple[str, ...] = ()) -> P
   env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
   env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   output, errors = (folder / f"{next(_RUNS)}.{name}" for name in ("out", "err"))
+  command = [*prefix, sys.executable, program, *flags]
+  options = {"cwd": programs.ROOT, "env": env, "start_new_session": True}
   with output.open("wb") as out, errors.open("wb") as err:
     process = subprocess.Popen(
-      [*prefix, sys.executable, program, *flags],
-      cwd=ROOT,
-      env=env,
-      stdin=subprocess.DEVNULL,
-      stdout=out,
-      stderr=err,
-      start_new_session=True,
+      command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
     )
   return Program(process, output, errors)
 
@@ -319,7 +314,7 @@ class Disks(contextlib.AbstractContextManager):
       pytest.skip(f"no user namespaces here: {self._process.stderr.read().strip()}")
     pid = self._process.pid
     self.prefix = ("nsenter", f"--target={pid}", "-U", "-m", "--preserve-credentials")
-    self.prefix += (f"--wd={ROOT}",)
+    self.prefix += (f"--wd={programs.ROOT}",)
 
   def seen(self, path: pathlib.Path) -> pathlib.Path:
     """Returns the path by which this process reaches a path of the namespace."""

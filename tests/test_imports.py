@@ -23,10 +23,7 @@ LAYERS = (
 )
 
 # Packages of one layer that must not import each other.
-APART = [
-  {"sdt_jax.templates", "sdt_jax.data"},
-  {"sdt_jax.exports", "sdt_jax.interop"},
-]
+APART = [{"sdt_jax.templates", "sdt_jax.data"}, {"sdt_jax.exports", "sdt_jax.interop"}]
 
 # Outside library -> the only modules that may know it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.

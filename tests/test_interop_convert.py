@@ -5,8 +5,6 @@ import functools
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import wave
 
 import golden
@@ -95,6 +93,11 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
     expected = expected.replace(bank={"mean": bank})
   assert (run.step, run.epoch) == (STEP, EPOCH)
   assert_equal_trees(run.state, expected)
+  assert run.config.template.kind == small_config(kind).template.kind
+  assert run.config.pose.hierarchical == (kind != "s2g")
+  assert run.speaker.name == "oliver"
+  assert len(workdir.read_clips(folder / kind)) == (0 if kind == "s2g" else CLIPS)
+  assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,18 +112,6 @@ def test_a_file_comes_back_bit_for_bit(folder, tmp_path, kind):
   for name in encoder:  # it is that of the pose VAE
     theirs["model_state_dict"][name] = vae[name.replace("pose_encoder", "ae.encoder")]
   test_torch_zip.assert_same(ours, theirs)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_workdir_describes_itself(folder, kind):
-  config = workdir.read_config(folder / kind)
-  assert config.template.kind == small_config(kind).template.kind
-  assert config.generator.channels == 16
-  assert config.pose.hierarchical == (kind != "s2g")
-  assert workdir.read_speaker(folder / kind).name == "oliver"
-  lines = (folder / kind / workdir.CLIPS).read_text().splitlines()
-  assert len(lines) == (0 if kind == "s2g" else CLIPS)
-  assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,15 +208,6 @@ def test_demo_renders_an_imported_model(folder, tmp_path):
   assert video.stat().st_size
 
 
-def _run(*command: str) -> str:
-  """Output of one of the programs."""
-  done = subprocess.run(
-    [sys.executable, *command], cwd=programs.ROOT, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
 @pytest.mark.slow
 def test_the_programs_import_train_on_render_and_export(content, tmp_path):
   batch_size, run = jax.device_count(), str(tmp_path / "run")
@@ -248,11 +230,8 @@ def test_the_programs_import_train_on_render_and_export(content, tmp_path):
     "log.video_every_epochs": 0,
   }
   config = ["--config=configs/sdt_bp.py", *programs.config_flags(fields)]
-  imported = _run(
-    *("-m", "sdt_jax.interop.import_torch", f"--checkpoint={tmp_path / 'a.pth'}"),
-    *("--speaker=oliver", f"--workdir={run}"),
-    *config,
-  )
+  flags = [f"--checkpoint={tmp_path / 'a.pth'}", "--speaker=oliver", f"--workdir={run}"]
+  imported = programs.run("-m", "sdt_jax.interop.import_torch", *flags, *config)
   assert imported == (
     "sdt_bp, epoch 1, step 2\n"
     "optimizerClipCode: of parameters of other shapes; "
@@ -260,19 +239,17 @@ def test_the_programs_import_train_on_render_and_export(content, tmp_path):
     f"imported: {run}\n"
   )
   assert workdir.read_clips(tmp_path / "run")[1] == "oliver/clips/npz/talk-1"
-  _run("train.py", f"--workdir={run}", *config)
+  programs.run("train.py", f"--workdir={run}", *config)
   trained = runs.load(run)
   assert (trained.step, trained.epoch) == (4, 2)
   write_wav(tmp_path / "speech.wav", seconds=3)
-  _run(
-    *("demo.py", f"--workdir={run}", f"--audio={tmp_path / 'speech.wav'}"),
-    *("--template=3", f"--output_dir={tmp_path / 'out'}"),
-  )
+  flags = [f"--audio={tmp_path / 'speech.wav'}", f"--output_dir={tmp_path / 'out'}"]
+  programs.run("demo.py", f"--workdir={run}", "--template=3", *flags)
   assert (tmp_path / "out" / "speech.mp4").stat().st_size
   for program in ("export_torch", "export_stablehlo"):
     output = tmp_path / program
-    module = f"sdt_jax.interop.{program}"
-    _run("-m", module, f"--workdir={run}", f"--output={output}", "--step=4")
+    flags = [f"--workdir={run}", f"--output={output}", "--step=4"]
+    programs.run("-m", f"sdt_jax.interop.{program}", *flags)
   assert torch_zip.read(tmp_path / "export_torch")["step"] == 4
   assert (tmp_path / "export_stablehlo").stat().st_size
 
@@ -302,28 +279,25 @@ def test_a_speaker_without_plain_statistics_is_refused_for_plain_poses(
 
 
 def test_sdt_vae_needs_the_file_of_its_pose_vae(folder, tmp_path):
-  args = folder / "sdt_vae.pth", "oliver", tmp_path / "run"
+  def importing(kind, vae=None):
+    options = {"pose_vae": vae and folder / f"{vae}.pth"}
+    convert.import_checkpoint(folder / f"{kind}.pth", "oliver", tmp_path, **options)
+
   with pytest.raises(UserError, match=r"--pose_vae=FILE\.pth"):
-    convert.import_checkpoint(*args)
+    importing("sdt_vae")
   with pytest.raises(UserError, match="has no templates"):
-    convert.import_checkpoint(*args, pose_vae=folder / "sdt_bp.pth")
+    importing("sdt_vae", "sdt_bp")
   with pytest.raises(UserError, match="only an SDT-VAE model"):
-    convert.import_checkpoint(
-      folder / "sdt_bp.pth", *args[1:], pose_vae=folder / "pose2pose.pth"
-    )
+    importing("sdt_bp", "pose2pose")
 
 
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [
-    ("experiment", "pose2pose"),
-    ("generator.channels", 32),
-    ("generator.norm", "bn"),
-    ("template.kind", "none"),
-    ("template.size", 32),
-    ("discriminator.weight", 0.1),
-  ],
-)
+_NOT_THE_FILES = {
+  **{"experiment": "pose2pose", "generator.channels": 32, "generator.norm": "bn"},
+  **{"template.kind": "none", "template.size": 32, "discriminator.weight": 0.1},
+}
+
+
+@pytest.mark.parametrize(("field", "value"), _NOT_THE_FILES.items())
 def test_a_config_that_is_not_the_files_is_refused(content, tmp_path, field, value):
   config = small_config("sdt_bp")
   config.update_from_flattened_dict({field: value})

@@ -41,20 +41,26 @@ def test_kernels_are_transposed_and_back():
   np.testing.assert_array_equal(back["x.seq.3.weight"], kernel)
 
 
-def test_leftovers_on_both_sides_are_listed_together():
-  state = {"seq.3.weight": np.ones((4, 2, 3)), "seq.9.weight": 0, "seq.8.weight": 0}
-  with pytest.raises(UserError, match=r"lacks seq\.3\.bias; .*seq\.8.weight, seq\.9"):
-    names.to_flax(state, TABLE, CONV)
+_KERNEL = np.ones((4, 2, 3))
 
 
-def test_variables_missing_from_the_table_are_listed():
-  target = {"params": CONV["params"] | {"extra": {"kernel": np.ones(3)}}}
-  state = {"seq.3.weight": np.ones((4, 2, 3)), "seq.3.bias": BIAS}
-  with pytest.raises(UserError, match="the table does not name params/extra/kernel"):
-    names.to_flax(state, TABLE, target)
-
-
-def test_another_shape_is_named():
-  state = {"seq.3.weight": np.ones((4, 9, 3)), "seq.3.bias": BIAS}
-  with pytest.raises(UserError, match=r"seq\.3\.weight: shape \(3, 9, 4\)"):
-    names.to_flax(state, TABLE, CONV)
+@pytest.mark.parametrize(
+  ("state", "more", "complaint"),
+  [
+    (  # leftovers on both sides are listed together
+      {"seq.3.weight": _KERNEL, "seq.9.weight": 0, "seq.8.weight": 0},
+      *({}, r"lacks seq\.3\.bias; .*seq\.8.weight, seq\.9"),
+    ),
+    (
+      {"seq.3.weight": _KERNEL, "seq.3.bias": BIAS},
+      *({"extra": {"kernel": BIAS}}, "the table does not name params/extra/kernel"),
+    ),
+    (
+      {"seq.3.weight": np.ones((4, 9, 3)), "seq.3.bias": BIAS},
+      *({}, r"seq\.3\.weight: shape \(3, 9, 4\)"),
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named(state, more, complaint):
+  with pytest.raises(UserError, match=complaint):
+    names.to_flax(state, TABLE, {"params": CONV["params"] | more})

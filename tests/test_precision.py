@@ -14,11 +14,7 @@ from sdt_jax.training import parallel, runs
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 _S2G = {"template.kind": "none", "generator.norm": "bn", "discriminator.weight": 0.1}
-_EXPERIMENTS = {
-  "s2g": _S2G,
-  "sdt_bp": {},
-  "pose2pose": {"experiment": "pose2pose"},
-}
+_EXPERIMENTS = {"s2g": _S2G, "sdt_bp": {}, "pose2pose": {"experiment": "pose2pose"}}
 
 
 def _step(fields: dict, precision: str):

@@ -17,8 +17,6 @@ from sdt_jax import workdir
 from sdt_jax.errors import UserError
 from sdt_jax.training import processes, runs
 
-ROOT = pathlib.Path(__file__).parent.parent
-
 _TINY = programs.TINY | {
   "dataset.num_train_clips": 20,
   "dataset.num_dev_clips": 5,  # which two devices cannot share evenly
@@ -53,7 +51,7 @@ class Runner:
         *(sys.executable, "train.py", "--config=configs/quick.py"),
         *(*programs.config_flags(fields), f"--workdir={path}", *flags),
       ],
-      cwd=ROOT,
+      cwd=programs.ROOT,
       env=self._env
       | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
       stdout=subprocess.PIPE,
@@ -186,7 +184,7 @@ def test_any_other_error_of_one_ends_all():
   started = [
     subprocess.Popen(
       [sys.executable, "-c", _FAILING, address, process],
-      cwd=ROOT,
+      cwd=programs.ROOT,
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
       stderr=subprocess.PIPE,
       text=True,

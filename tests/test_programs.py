@@ -1,8 +1,5 @@
 """The programs as a user calls them; `test_bad_inputs.py` has what they refuse."""
 
-import subprocess
-import sys
-
 import av
 import golden
 import numpy as np
@@ -17,32 +14,24 @@ _TINY = [
 ]
 
 
-def _run(program: str, *flags: str) -> str:
-  """Runs a program, which must succeed; returns its output."""
-  command = [sys.executable, program, *flags]
-  done = subprocess.run(command, cwd=programs.ROOT, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("programs")
   data = f"--config.dataset.data_dir={folder / 'data'}"
-  _run("train.py", *_TINY, data, f"--workdir={folder / 'run'}")
+  programs.run("train.py", *_TINY, data, f"--workdir={folder / 'run'}")
   return folder / "run"
 
 
 @pytest.mark.slow
 def test_eval_writes_and_prints_scores(trained):
-  assert "lip_sync" in _run("eval.py", f"--workdir={trained}", "--step=best")
+  assert "lip_sync" in programs.run("eval.py", f"--workdir={trained}", "--step=best")
   assert (trained / "eval_dev_2.json").exists()
 
 
 @pytest.mark.slow
 def test_demo_renders_each_sound_twice(trained, tmp_path):
   flags = [f"--workdir={trained}", f"--audio={golden.SPEECH}", "--template=0:3"]
-  _run("demo.py", *flags, "--num_samples=2", f"--output_dir={tmp_path}")
+  programs.run("demo.py", *flags, "--num_samples=2", f"--output_dir={tmp_path}")
   names = {p.name for p in tmp_path.iterdir()}
   suffixes = ("mp4", "npz", "png")
   assert names == {f"sample_speech_{i}.{s}" for i in range(2) for s in suffixes} | {
@@ -63,7 +52,7 @@ def test_demo_renders_each_sound_twice(trained, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_packs_train_and_render(real_pack, tmp_path):
-  _run(
+  programs.run(
     "train.py",
     *_TINY,
     "--config.dataset.name=speech2gesture",
@@ -74,5 +63,5 @@ def test_the_real_packs_train_and_render(real_pack, tmp_path):
   )
   sound = real_pack.parent / "sources" / "demo_audio.wav"
   flags = [f"--workdir={tmp_path / 'run'}", f"--audio={sound}"]
-  _run("demo.py", *flags, f"--output_dir={tmp_path / 'out'}")
+  programs.run("demo.py", *flags, f"--output_dir={tmp_path / 'out'}")
   assert (tmp_path / "out" / "demo_audio.mp4").exists()
