@@ -343,11 +343,11 @@ WRONG = {
   "netG.decoder.4.bias: shape": _set("netG.decoder.4.bias", ONE),
   "clips_code: shape": _set("clips_code", np.ones((5, 7), np.float32)),
   "has no 'model_state_dict'": lambda content: content.pop("model_state_dict"),
-  "no tensor is module.x": _set("x", "text"),
+  "not tensors: module.x": _set("x", "text"),
   "epoch is None": lambda content: content.pop("epoch"),
   "step -1": lambda content: content.update(step=-1),
   "step 4294967296": lambda content: content.update(step=2**32),
-  "is no model of Speech Drives Templates; its names are fc.weight": (
+  "is not a model of Speech Drives Templates; its names are fc.weight": (
     lambda content: content.update(model_state_dict={"fc.weight": ONE})
   ),
 }
