@@ -14,8 +14,7 @@ import jaxtyping
 
 # In tests, every call of a function in these modules checks its annotated shapes.
 jaxtyping.install_import_hook(
-  ["sdt_jax.pose", "sdt_jax.audio", "sdt_jax.methods.losses"],
-  "beartype.beartype",
+  ["sdt_jax.pose", "sdt_jax.audio", "sdt_jax.methods.losses"], "beartype.beartype"
 )
 
 import jax
@@ -29,6 +28,14 @@ def _compile_once(tmp_path_factory):
   jax.config.update("jax_compilation_cache_dir", str(folder))
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # inherited by subprocesses
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module")
+def compile_fast():
+  """Turns off most compiler passes, where compiling takes longer than running."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

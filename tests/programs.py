@@ -20,12 +20,43 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# Fields of configs/quick.py for a run of seconds.
+TINY = {
+  "batch_size": 8,
+  "num_epochs": 2,
+  "dataset.num_train_clips": 16,
+  "dataset.num_dev_clips": 8,
+  "generator.channels": 8,
+  "generator.audio_channels": "(4, 4, 8, 8)",
+  "template.size": 4,
+  "log.video_every_epochs": 0,
+}
+
 _SLOW_TO_IMPORT = (
   *("sdt_jax.synthesis.demo", "sdt_jax.synthesis.samples", "sdt_jax.training.loop"),
   *("sdt_jax.evaluation.run", "sdt_jax.interop.convert", "sdt_jax.interop.portable"),
   *("data_prep.media", "data_prep.overlay", "librosa", "soundfile", "torch"),
 )
 _TIMEOUT_SECONDS = 120
+
+
+def config_flags(fields: dict) -> list[str]:
+  """Flags of train.py that set these fields."""
+  return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def python(*arguments, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
+  """Runs `python ARGUMENTS` from the start, which takes seconds."""
+  command = [sys.executable, *map(str, arguments)]
+  env = os.environ | environment
+  return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def run(*arguments) -> str:
+  """The output of `python ARGUMENTS`, which must succeed."""
+  done = python(*arguments)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
 
 
 class Done(NamedTuple):

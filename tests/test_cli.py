@@ -1,19 +1,9 @@
 """How programs exit: code 2 and one line for a user error."""
 
-import pathlib
 import subprocess
-import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "--config=configs/quick.py"
-
-
-def _run(*argv: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60
-  )
+from programs import ROOT, python
 
 
 def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None:
@@ -25,21 +15,22 @@ def _assert_refused(result: subprocess.CompletedProcess, complaint: str) -> None
   assert result.returncode == 2
 
 
-def test_an_unknown_flag_is_one_line():  # test_bad_inputs.py has the others
-  _assert_refused(_run("train.py", QUICK, "--nonsense=1"), "'nonsense'")
-
-
-@pytest.mark.parametrize("config", [("--config=quick",), ("--config", "quick")])
-def test_an_experiment_can_be_given_by_name(config):
-  result = _run("train.py", *config, "--config.nonsense=1")
-  _assert_refused(result, "unknown field")
+@pytest.mark.parametrize(
+  ("flags", "complaint"),  # test_bad_inputs.py has others
+  [
+    (("--config=configs/quick.py", "--nonsense=1"), "'nonsense'"),
+    (("--config=quick", "--config.nonsense=1"), "unknown field"),
+    (("--config", "quick", "--config.nonsense=1"), "unknown field"),
+  ],
+)
+def test_an_unknown_flag_is_one_line(flags, complaint):
+  _assert_refused(python("train.py", *flags), complaint)
 
 
 def test_a_file_in_the_current_folder_takes_precedence(tmp_path):
   (tmp_path / "quick").write_text("1 / 0")
   for name, complaint in (("quick", "ZeroDivisionError"), ("other", "sdt_bp, sdt_vae")):
-    program = [sys.executable, ROOT / "train.py", f"--config={name}"]
-    result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    result = python(ROOT / "train.py", f"--config={name}", cwd=tmp_path)
     _assert_refused(result, complaint)
 
 
@@ -54,8 +45,8 @@ cli.run(main)
 """
 
 
-def _program(body: str, *argv: str) -> subprocess.CompletedProcess:
-  return _run("-c", _PROGRAM.format(body=body), *argv)
+def _program(body: str) -> subprocess.CompletedProcess:
+  return python("-c", _PROGRAM.format(body=body))
 
 
 def test_a_user_error_is_one_line():
@@ -76,25 +67,18 @@ def test_ctrl_c_has_the_exit_code_of_the_signal():
   assert "Traceback" not in result.stderr
 
 
-def test_success_has_exit_code_0():
-  result = _program("print('done')")
-  assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
-
-
 def test_only_messages_of_this_project_are_shown():
   result = _program(
     "import logging, absl.logging;"
     "logging.getLogger('sdt_jax.data').info('12 clips');"
     "absl.logging.info('chatter'); absl.logging.warning('chatter')"
   )
-  assert result.stderr == "12 clips\n"
-  assert result.returncode == 0
+  assert (result.returncode, result.stdout, result.stderr) == (0, "", "12 clips\n")
 
 
 @pytest.mark.parametrize("program", ["train", "eval", "demo"])
 def test_flags_are_checked_before_jax_is_imported(program):
-  check = f"import sys, {program}; assert 'jax' not in sys.modules"
-  result = _run("-c", check)
+  result = python("-c", f"import sys, {program}; assert 'jax' not in sys.modules")
   assert result.returncode == 0, result.stderr
 
 
@@ -102,8 +86,8 @@ def test_flags_are_checked_before_jax_is_imported(program):
   ("program", "module"), [("train", "train"), ("eval", "evaluate"), ("demo", "demo")]
 )
 def test_help_shows_the_command_and_the_flags(program, module):
-  script = _run(f"{program}.py", "--help")
-  as_module = _run("-m", f"sdt_jax.programs.{module}", "--help")
+  script = python(f"{program}.py", "--help")
+  as_module = python("-m", f"sdt_jax.programs.{module}", "--help")
   for result in (script, as_module):
     assert f"python {program}.py --" in result.stdout
     assert "\n  --workdir: " in result.stdout
@@ -137,12 +121,10 @@ def test_compiled_programs_are_cached_and_damaged_entries_are_ignored(
 
 
 def test_a_cache_set_by_the_user_takes_precedence(tmp_path, monkeypatch):
-  named = tmp_path / "mine"
-  _compile(
-    monkeypatch, XDG_CACHE_HOME=tmp_path / "other", JAX_COMPILATION_CACHE_DIR=named
-  )
+  named, other = tmp_path / "mine", tmp_path / "other"
+  _compile(monkeypatch, XDG_CACHE_HOME=other, JAX_COMPILATION_CACHE_DIR=named)
   assert list(named.glob("*-cache"))
-  assert not (tmp_path / "other").exists()
+  assert not other.exists()
 
 
 def test_programs_run_without_a_writable_cache(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ They produce the table "Drills" in docs/robustness.md.
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import random
@@ -18,11 +17,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import av
+import golden
 import jax
 import numpy as np
+import programs
 import pytest
 
 from sdt_jax import workdir
@@ -30,21 +31,14 @@ from sdt_jax.training import runs
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parent.parent
-SPEECH = ROOT / "sdt_jax" / "assets" / "sample_speech.flac"
-STEPS_PER_EPOCH = 6
-TINY = (
-  "--config=configs/quick.py",
-  "--config.batch_size=2",
-  "--config.dataset.num_train_clips=12",
-  "--config.dataset.num_dev_clips=4",
-  "--config.generator.channels=8",
-  "--config.generator.audio_channels=(4, 4, 8, 8)",
-  "--config.template.size=4",
-  "--config.log.every_steps=2",
-  "--config.log.video_every_epochs=0",
-  "--config.checkpoint.every_steps=1",
-)
+TINY = programs.TINY | {
+  "batch_size": 2,
+  "dataset.num_train_clips": 12,  # 6 steps per epoch
+  "dataset.num_dev_clips": 4,
+  "log.every_steps": 2,
+  "checkpoint.every_steps": 1,
+}
+VIDEOS = {"log.video_every_epochs": 1, "log.dev_videos": 1}
 # Progress bars (an error must not follow one on its line), and the statistics' source.
 USUAL_LINE = re.compile(
   r"\s*$|(training|clips of \w+|rendering): .*\]\s*$|speaker ada: "
@@ -93,37 +87,41 @@ def _start(folder, program: str, *flags: str, prefix: tuple[str, ...] = ()) -> P
   env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
   env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   output, errors = (folder / f"{next(_RUNS)}.{name}" for name in ("out", "err"))
+  command = [*prefix, sys.executable, program, *flags]
+  options = {"cwd": programs.ROOT, "env": env, "start_new_session": True}
   with output.open("wb") as out, errors.open("wb") as err:
     process = subprocess.Popen(
-      [*prefix, sys.executable, program, *flags],
-      cwd=ROOT,
-      env=env,
-      stdin=subprocess.DEVNULL,
-      stdout=out,
-      stderr=err,
-      start_new_session=True,
+      command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options
     )
   return Program(process, output, errors)
 
 
-def _train(folder, path, epochs: int, *flags: str, prefix=()) -> Program:
-  return _start(
-    folder,
-    "train.py",
-    *TINY,
-    f"--config.dataset.data_dir={folder / 'data'}",
-    f"--config.num_epochs={epochs}",
-    f"--workdir={path}",
-    *flags,
-    prefix=prefix,
-  )
+def _train(folder, path, epochs: int = 4, prefix=(), **fields) -> Program:
+  fields = TINY | {"num_epochs": epochs, "dataset.data_dir": folder / "data"} | fields
+  flags = programs.config_flags(fields)
+  command = ("train.py", "--config=configs/quick.py", *flags, f"--workdir={path}")
+  return _start(folder, *command, prefix=prefix)
+
+
+def _train_for_a_while(folder, path, seen=None, prefix=(), **fields) -> Program:
+  """Starts a run of 24 steps and waits for the checkpoint of step 3."""
+  program = _train(folder, path, prefix=prefix, **fields)
+  _wait_for(lambda: _newest(seen or path) >= 3, program)
+  return program
+
+
+def _assert_finishes(folder, path, other: pathlib.Path, prefix=(), seen=None) -> None:
+  """Asserts that the same command goes on, to the result of another run."""
+  program = _train(folder, path, prefix=prefix)
+  assert program.wait() == 0, program.errors.read_text()
+  _assert_same_run(seen or path, other)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder) -> Callable[[int], pathlib.Path]:
+def undisturbed(folder) -> Callable[..., pathlib.Path]:
   """Returns the workdir of an uninterrupted run of a given number of epochs."""
 
-  def run(epochs: int) -> pathlib.Path:
+  def run(epochs: int = 4) -> pathlib.Path:
     path = folder / f"undisturbed{epochs}"
     if not path.exists():
       program = _train(folder, path, epochs)
@@ -155,9 +153,9 @@ def _wait_for(condition: Callable[[], object], program: Program) -> None:
 
 
 def _metrics(path: pathlib.Path) -> list[dict]:
-  lines = [json.loads(line) for line in (path / workdir.METRICS).open()]
   times = {"clips_per_s", "input_wait"}
-  return [{k: v for k, v in x.items() if k not in times} for x in lines]
+  lines = workdir.read_metrics(path)
+  return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 
 def _assert_same_run(path: pathlib.Path, other: pathlib.Path) -> None:
@@ -250,14 +248,13 @@ def test_killed_at_random_moments(folder, undisturbed):
 
 
 def test_killed_while_the_data_set_is_built(folder, undisturbed):
-  data = folder / "killed_data"
-  command = (folder, folder / "run", 4, f"--config.dataset.data_dir={data}")
-  program = _train(*command)
-  _wait_for(lambda: list(data.rglob("*array_record*")), program)
+  fields = {"dataset.data_dir": folder / "killed_data"}
+  program = _train(folder, folder / "run", **fields)
+  _wait_for(lambda: list((folder / "killed_data").rglob("*array_record*")), program)
   assert program.kill()
-  program = _train(*command)
+  program = _train(folder, folder / "run", **fields)
   assert program.wait() == 0, program.errors.read_text()
-  _assert_same_run(folder / "run", undisturbed(4))
+  _assert_same_run(folder / "run", undisturbed())
 
 
 # Asked to stop.
@@ -266,8 +263,7 @@ def test_killed_while_the_data_set_is_built(folder, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop(folder, undisturbed, tmp_path, number):
   path = tmp_path / "run"
-  program = _train(folder, path, 4)
-  _wait_for(lambda: _newest(path) >= 3, program)
+  program = _train_for_a_while(folder, path)
   program.process.send_signal(number)
   assert program.wait() == 0
   last = _newest(path)
@@ -275,27 +271,24 @@ def test_asked_to_stop(folder, undisturbed, tmp_path, number):
   line = f"stopped after step {last}; the same command goes on from there"
   assert line in program.output.read_text()
   assert program.complaints() == []
-  assert _train(folder, path, 4).wait() == 0
-  _assert_same_run(path, undisturbed(4))
+  _assert_finishes(folder, path, undisturbed())
 
 
 def test_asked_to_stop_twice(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
-  program = _train(folder, path, 4)
-  _wait_for(lambda: _newest(path) >= 3, program)
+  program = _train_for_a_while(folder, path)
   program.process.send_signal(signal.SIGINT)
   time.sleep(0.03)
   program.process.send_signal(signal.SIGINT)
   assert program.wait() == 130
   assert program.complaints() == []
-  assert _train(folder, path, 4).wait() == 0
-  _assert_same_run(path, undisturbed(4))
+  _assert_finishes(folder, path, undisturbed())
 
 
 # A full disk, missing permissions.
 
 
-class Disks:
+class Disks(contextlib.AbstractContextManager):
   """Small file systems, visible only to programs in this namespace.
 
   Args:
@@ -321,7 +314,7 @@ class Disks:
       pytest.skip(f"no user namespaces here: {self._process.stderr.read().strip()}")
     pid = self._process.pid
     self.prefix = ("nsenter", f"--target={pid}", "-U", "-m", "--preserve-credentials")
-    self.prefix += (f"--wd={ROOT}",)
+    self.prefix += (f"--wd={programs.ROOT}",)
 
   def seen(self, path: pathlib.Path) -> pathlib.Path:
     """Returns the path by which this process reaches a path of the namespace."""
@@ -339,21 +332,12 @@ class Disks:
     command = [*self.prefix, "mount", "-o", f"remount,{options}", str(path)]
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
-  def close(self) -> None:
+  def __exit__(self, *_) -> None:
     self._process.kill()
     self._process.communicate()
 
   def _ballast(self, path: pathlib.Path) -> pathlib.Path:
     return self.seen(path) / "ballast"
-
-
-@contextlib.contextmanager
-def _disks(mounts: dict[pathlib.Path, float]) -> Iterator[Disks]:
-  disks = Disks(mounts)
-  try:
-    yield disks
-  finally:
-    disks.close()
 
 
 def _assert_one_error(program: Program, *complaints: str) -> None:
@@ -366,45 +350,35 @@ def _assert_one_error(program: Program, *complaints: str) -> None:
     assert complaint in lines[0]
 
 
-def _assert_goes_on(folder, path, disks, undisturbed) -> None:
+def _assert_goes_on(folder, path, disks, other) -> None:
   """Asserts that the last checkpoint is intact and the same command can finish it."""
   seen = disks.seen(path)
   assert runs.load(seen).step == _newest(seen) >= 3
-  program = _train(folder, path, 4, prefix=disks.prefix)
-  assert program.wait() == 0, program.errors.read_text()
-  _assert_same_run(seen, undisturbed(4))
+  _assert_finishes(folder, path, other, disks.prefix, seen)
 
 
-def test_disk_of_the_checkpoints_full(folder, undisturbed, tmp_path):
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_trouble_on_the_disk_of_the_checkpoints(folder, undisturbed, tmp_path, trouble):
   path = tmp_path / "run"
   small = path / workdir.CHECKPOINTS
-  with _disks({small: 16}) as disks:
-    program = _train(folder, path, 4, prefix=disks.prefix)
-    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
-    disks.fill(small)
-    _assert_one_error(program, str(small), "No space left", "make room")
-    disks.make_room(small)
-    _assert_goes_on(folder, path, disks, undisturbed)
-
-
-def test_disk_of_the_checkpoints_turns_read_only(folder, undisturbed, tmp_path):
-  path = tmp_path / "run"
-  small = path / workdir.CHECKPOINTS
-  with _disks({small: 16}) as disks:
-    program = _train(folder, path, 4, prefix=disks.prefix)
-    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
-    _wait_for(lambda: disks.remount(small, "ro"), program)  # not while a file is open
-    _assert_one_error(program, str(small), "Read-only file system")
-    assert disks.remount(small, "rw")
-    _assert_goes_on(folder, path, disks, undisturbed)
+  with Disks({small: 16}) as disks:
+    program = _train_for_a_while(folder, path, disks.seen(path), disks.prefix)
+    if trouble == "full":
+      disks.fill(small)
+      _assert_one_error(program, str(small), "No space left", "make room")
+      disks.make_room(small)
+    else:
+      _wait_for(lambda: disks.remount(small, "ro"), program)  # not while a file is open
+      _assert_one_error(program, str(small), "Read-only file system")
+      assert disks.remount(small, "rw")
+    _assert_goes_on(folder, path, disks, undisturbed())
 
 
 def test_disk_of_the_workdir_full(folder, undisturbed, tmp_path):
   """Each side output may warn once before the failed checkpoint ends the run."""
   path = tmp_path / "run"
-  with _disks({path: 16}) as disks:
-    program = _train(folder, path, 4, prefix=disks.prefix)
-    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+  with Disks({path: 16}) as disks:
+    program = _train_for_a_while(folder, path, disks.seen(path), disks.prefix)
     disks.fill(path)
     assert program.wait() == 2
     *warnings, error = program.complaints()
@@ -412,7 +386,7 @@ def test_disk_of_the_workdir_full(folder, undisturbed, tmp_path):
     assert "No space left" in error
     assert len(warnings) <= 2, warnings
     disks.make_room(path)
-    _assert_goes_on(folder, path, disks, undisturbed)
+    _assert_goes_on(folder, path, disks, undisturbed())
 
 
 def test_workdir_without_the_right_to_write(folder, undisturbed, tmp_path):
@@ -420,27 +394,22 @@ def test_workdir_without_the_right_to_write(folder, undisturbed, tmp_path):
   prefix = ()
   if os.geteuid() == 0:  # root ignores the mode of a folder
     prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-  program = _train(folder, path, 4, prefix=prefix)
-  _wait_for(lambda: _newest(path) >= 3, program)
+  program = _train_for_a_while(folder, path, prefix=prefix)
   (path / workdir.CHECKPOINTS).chmod(0o555)
   _assert_one_error(program, str(path / workdir.CHECKPOINTS), "ermission denied")
   (path / workdir.CHECKPOINTS).chmod(0o755)
-  assert _train(folder, path, 4).wait() == 0
-  _assert_same_run(path, undisturbed(4))
+  _assert_finishes(folder, path, undisturbed())
 
 
 def test_demo_on_a_full_disk(folder, undisturbed, tmp_path):
-  flags = (f"--workdir={undisturbed(4)}", f"--audio={SPEECH}", "--num_samples=3")
-  with _disks({tmp_path / "out": 1}) as disks:
+  out = tmp_path / "out"
+  flags = (f"--workdir={undisturbed()}", f"--audio={golden.SPEECH}", "--num_samples=3")
+  with Disks({out: 1}) as disks:
     program = _start(
-      folder,
-      "demo.py",
-      *flags,
-      f"--output_dir={tmp_path / 'out'}",
-      prefix=disks.prefix,
+      folder, "demo.py", *flags, f"--output_dir={out}", prefix=disks.prefix
     )
     _assert_one_error(program, "No space left")
-    for file in disks.seen(tmp_path / "out").iterdir():
+    for file in disks.seen(out).iterdir():
       _assert_whole(file)
 
 
@@ -458,8 +427,8 @@ def _assert_whole(file: pathlib.Path) -> None:
 
 def test_eval_on_a_full_disk(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
-  with _disks({path: 16}) as disks:
-    shutil.copytree(undisturbed(4), disks.seen(path), dirs_exist_ok=True)
+  with Disks({path: 16}) as disks:
+    shutil.copytree(undisturbed(), disks.seen(path), dirs_exist_ok=True)
     before = _files(disks.seen(path)) | {"ballast"}
     disks.fill(path)
     program = _start(folder, "eval.py", f"--workdir={path}", prefix=disks.prefix)
@@ -469,16 +438,16 @@ def test_eval_on_a_full_disk(folder, undisturbed, tmp_path):
 
 def test_data_set_on_a_full_disk(folder, undisturbed, tmp_path):
   data, path = tmp_path / "data", tmp_path / "run"
-  with _disks({data: 2}) as disks:
-    command = (folder, path, 4, f"--config.dataset.data_dir={data}")
-    program = _train(*command, prefix=disks.prefix)
+  fields = {"dataset.data_dir": data}
+  with Disks({data: 2}) as disks:
+    program = _train(folder, path, prefix=disks.prefix, **fields)
     _assert_one_error(program, str(data), "No space left")
     assert not path.exists()
     assert not [p for p in disks.seen(data).rglob("*") if p.is_file()]
     assert disks.remount(data, "size=64m")
-    program = _train(*command, prefix=disks.prefix)
+    program = _train(folder, path, prefix=disks.prefix, **fields)
     assert program.wait() == 0, program.errors.read_text()
-  _assert_same_run(path, undisturbed(4))
+  _assert_same_run(path, undisturbed())
 
 
 # Side outputs: one warning, and training continues.
@@ -495,34 +464,30 @@ def test_videos_that_cannot_be_written(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
   path.mkdir()
   (path / workdir.VIDEOS).write_text("in the way")
-  flags = ("--config.log.video_every_epochs=1", "--config.log.dev_videos=1")
-  _assert_one_warning(_train(folder, path, 4, *flags), workdir.VIDEOS)
+  _assert_one_warning(_train(folder, path, **VIDEOS), workdir.VIDEOS)
   assert (path / workdir.VIDEOS).read_text() == "in the way"
   (path / workdir.VIDEOS).unlink()
-  _assert_same_run(path, undisturbed(4))
+  _assert_same_run(path, undisturbed())
 
 
 def test_metrics_that_cannot_be_written(folder, undisturbed, tmp_path):
   path = tmp_path / "run"
-  program = _train(folder, path, 4)
-  _wait_for(lambda: _newest(path) >= 3, program)
+  program = _train_for_a_while(folder, path)
   (path / workdir.METRICS).rename(tmp_path / "moved")
   (path / workdir.METRICS).mkdir()
   _assert_one_warning(program, workdir.METRICS)
-  assert _saved(path) == _saved(undisturbed(4))
+  assert _saved(path) == _saved(undisturbed())
 
 
 def test_side_outputs_on_a_full_disk(folder, undisturbed, tmp_path):
   """The workdir is full, but the checkpoints have their own disk."""
   path = tmp_path / "run"
-  with _disks({path: 16, path / workdir.CHECKPOINTS: 16}) as disks:
-    flags = ("--config.log.video_every_epochs=1", "--config.log.dev_videos=1")
-    program = _train(folder, path, 4, *flags, prefix=disks.prefix)
-    _wait_for(lambda: _newest(disks.seen(path)) >= 3, program)
+  with Disks({path: 16, path / workdir.CHECKPOINTS: 16}) as disks:
+    program = _train_for_a_while(folder, path, disks.seen(path), disks.prefix, **VIDEOS)
     disks.fill(path)
     assert program.wait() == 0, program.errors.read_text()
     warnings = program.complaints()
     for about in (workdir.METRICS, "TensorBoard", workdir.VIDEOS):
       assert sum(about in line for line in warnings) == 1, warnings
     assert len(warnings) == 3, warnings
-    assert _saved(disks.seen(path)) == _saved(undisturbed(4))
+    assert _saved(disks.seen(path)) == _saved(undisturbed())

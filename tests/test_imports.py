@@ -23,10 +23,7 @@ LAYERS = (
 )
 
 # Packages of one layer that must not import each other.
-APART = [
-  {"sdt_jax.templates", "sdt_jax.data"},
-  {"sdt_jax.exports", "sdt_jax.interop"},
-]
+APART = [{"sdt_jax.templates", "sdt_jax.data"}, {"sdt_jax.exports", "sdt_jax.interop"}]
 
 # Outside library -> the only modules that may know it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.
@@ -63,31 +60,36 @@ SOURCES = _sources()
 
 
 @functools.cache
+def _tree(module: str) -> ast.Module:
+  return ast.parse(SOURCES[module].read_text())
+
+
+@functools.cache
 def _imports(module: str) -> set[str]:
   """Full names of what a module imports, inside functions too."""
   found = set()
-  for node in ast.walk(ast.parse(SOURCES[module].read_text())):
-    if isinstance(node, ast.Import):
-      found |= {alias.name for alias in node.names}
-    elif isinstance(node, ast.ImportFrom):
-      level = 1 if _within(module, "data_prep") else 0  # sdt_jax.data_prep in a wheel
-      assert node.level <= level, f"{module}: imports are absolute"
-      found |= _imported_from(node)
+  for node in ast.walk(_tree(module)):
+    level = 1 if _within(module, "data_prep") else 0  # sdt_jax.data_prep in a wheel
+    assert getattr(node, "level", 0) <= level, f"{module}: imports are absolute"
+    found |= _imported_by(node)
   return found
 
 
-def _imported_from(node: ast.ImportFrom) -> set[str]:
-  """Full names; relative imports are those of data_prep."""
-  package = [*["data_prep"] * node.level, *filter(None, [node.module])]
-  return {".".join([*package, alias.name]) for alias in node.names}
+def _imported_by(node: ast.AST) -> set[str]:
+  """Full names, if it is an import; relative imports are those of data_prep."""
+  if isinstance(node, ast.Import):
+    return {alias.name for alias in node.names}
+  if isinstance(node, ast.ImportFrom):
+    package = [*["data_prep"] * node.level, *filter(None, [node.module])]
+    return {".".join([*package, alias.name]) for alias in node.names}
+  return set()
 
 
 @functools.cache
 def _uses(module: str) -> set[str]:
   """What a module imports, and dotted names such as `jax.sharding.Mesh` in it."""
-  tree = ast.parse(SOURCES[module].read_text())
-  dotted = {ast.unparse(node) for node in ast.walk(tree) if type(node) is ast.Attribute}
-  return _imports(module) | dotted
+  dotted = (node for node in ast.walk(_tree(module)) if type(node) is ast.Attribute)
+  return _imports(module) | {ast.unparse(node) for node in dotted}
 
 
 def _within(name: str, package: str) -> bool:
@@ -144,13 +146,10 @@ def test_outside_libraries_stay_behind_their_owner(library):
 
 
 def test_models_and_steps_do_not_know_the_config():
-  knowing = {
-    m
-    for m in SOURCES
-    if m.startswith(tuple(f"sdt_jax.{p}" for p in ("models", "data", "synthesis")))
-    and any(_within(name, "ml_collections") for name in _imports(m))
-  }
-  assert not knowing
+  unaware = tuple(f"sdt_jax.{package}" for package in ("models", "data", "synthesis"))
+  for module in SOURCES:
+    known = {name.split(".")[0] for name in _imports(module)}
+    assert not (module.startswith(unaware) and "ml_collections" in known), module
 
 
 def test_modules_do_not_import_each_other():
@@ -160,7 +159,7 @@ def test_modules_do_not_import_each_other():
     assert module not in path, " -> ".join((*path, module))
     if module in done:
       return
-    for name in _imported_at_the_top(module):
+    for name in sorted(set().union(*map(_imported_by, _tree(module).body))):
       for target in (name, name.rpartition(".")[0]):
         if target in SOURCES and target != module and target != "sdt_jax":
           visit(target, (*path, module))
@@ -170,13 +169,3 @@ def test_modules_do_not_import_each_other():
   done: set[str] = set()
   for module in SOURCES:
     visit(module, ())
-
-
-def _imported_at_the_top(module: str) -> list[str]:
-  names = []
-  for node in ast.parse(SOURCES[module].read_text()).body:
-    if isinstance(node, ast.Import):
-      names += [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-      names += sorted(_imported_from(node))
-  return names

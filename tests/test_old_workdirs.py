@@ -3,6 +3,7 @@
 tests/data/README.md says how the runs and the expected numbers were made.
 """
 
+import contextlib
 import json
 import pathlib
 import tarfile
@@ -21,8 +22,6 @@ DATA = golden.DATA / "old_workdirs"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
 GENERATED = np.load(DATA / "generated.npz")
 
-# --- All calls into the code under test
-
 
 def _generate(path: str) -> np.ndarray:
   model = sdt_jax.load(path)
@@ -30,27 +29,11 @@ def _generate(path: str) -> np.ndarray:
   return model.generate(golden.speech()[:80_001], 16_000, template)
 
 
-def _evaluate(path: str, pose_vae: str) -> dict[str, dict[str, float]]:
-  options = evaluation.Options(pose_vae=pose_vae)
-  file = evaluation.evaluate_run(pathlib.Path(path), options)
-  return json.loads(file.read_text())["metrics"]
-
-
-def _read_config(path: str) -> ml_collections.ConfigDict:
-  return workdir.read_config(pathlib.Path(path))
-
-
-def _read_metrics(path: str) -> list[dict]:
-  return workdir.read_metrics(pathlib.Path(path))
-
-
-def _resume(path: str, config: ml_collections.ConfigDict) -> None:
-  """Trains one epoch more than the old run."""
+def _resume(run: str, config: ml_collections.ConfigDict) -> list[dict]:
+  """Trains one epoch more than the old run; returns all its metrics."""
   config.num_epochs = 3
-  assert tiny.train(config, pathlib.Path(path))
-
-
-# --- Tests
+  assert tiny.train(config, pathlib.Path(run))
+  return workdir.read_metrics(pathlib.Path(run))
 
 
 def _unpack(folder: pathlib.Path) -> pathlib.Path:
@@ -61,14 +44,10 @@ def _unpack(folder: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-  return _unpack(tmp_path_factory.mktemp("old"))
-
-
-@pytest.fixture
-def old_runs(unpacked, monkeypatch):
+def old_runs(tmp_path_factory):
   """All runs, in the current folder: their configs name relative paths."""
-  monkeypatch.chdir(unpacked)
+  with contextlib.chdir(_unpack(tmp_path_factory.mktemp("old"))):
+    yield
 
 
 @pytest.mark.parametrize(
@@ -84,7 +63,9 @@ def test_an_old_run_generates_the_same_poses(old_runs, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("run", EXPECTED)
 def test_an_old_run_evaluates_to_the_same_numbers(old_runs, run):
-  metrics = _evaluate(run, pose_vae="pose2pose")
+  options = evaluation.Options(pose_vae="pose2pose")
+  file = evaluation.evaluate_run(pathlib.Path(run), options)
+  metrics = json.loads(file.read_text())["metrics"]
   for name, expected in EXPECTED[run]["evaluation"].items():
     # The covariance of 5 clips is nearly singular, which amplifies rounding errors.
     rel = 1e-4 if name.startswith("ftd") else 1e-5
@@ -99,9 +80,8 @@ def test_an_old_run_evaluates_to_the_same_numbers(old_runs, run):
 )
 def test_an_old_run_resumes_with_the_same_metrics(run, rel, tmp_path, monkeypatch):
   monkeypatch.chdir(_unpack(tmp_path))
-  before = _read_metrics(run)
-  _resume(run, _read_config(run))
-  after = _read_metrics(run)
+  before = workdir.read_metrics(pathlib.Path(run))
+  after = _resume(run, workdir.read_config(pathlib.Path(run)))
   assert after[: len(before)] == before
   resumed = after[len(before) :]
   for line, expected in zip(resumed, EXPECTED[run]["epoch_3"], strict=True):
@@ -113,7 +93,7 @@ def test_an_old_run_resumes_with_the_same_metrics(run, rel, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_config_without_newer_fields_opens_and_resumes(tmp_path, monkeypatch):
   monkeypatch.chdir(_unpack(tmp_path))
-  complete = _read_config("sdt_bp")
+  complete = workdir.read_config(pathlib.Path("sdt_bp"))
   file = pathlib.Path("sdt_bp/config.json")
   fields = json.loads(file.read_text())
   del fields["precision"], fields["steps_at_once"], fields["debug"]
@@ -121,5 +101,4 @@ def test_a_config_without_newer_fields_opens_and_resumes(tmp_path, monkeypatch):
   file.write_text(json.dumps(fields))
   poses = _generate("sdt_bp")
   assert golden.relative_error(poses[::15], GENERATED["sdt_bp"]) < 1e-5
-  _resume("sdt_bp", complete)
-  assert [line["step"] for line in _read_metrics("sdt_bp")[-3:]] == [5, 6, 6]
+  assert [line["step"] for line in _resume("sdt_bp", complete)[-3:]] == [5, 6, 6]

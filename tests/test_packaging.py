@@ -1,6 +1,6 @@
 """The wheel holds everything under `sdt_jax` and nothing beside it, and works."""
 
-import os
+import functools
 import pathlib
 import shutil
 import subprocess
@@ -9,9 +9,10 @@ import tomllib
 import zipfile
 from importlib import metadata
 
+import programs
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = programs.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RENAMED = ("configs", "data_prep")  # folder -> sdt_jax.<folder>
 
@@ -63,21 +64,11 @@ def test_the_wheel_is_complete_and_has_one_top_level_name(wheel):
   assert names - info == _expected_files()
 
 
-def _run(installed: pathlib.Path, folder: pathlib.Path, *command: str):
-  environment = os.environ | {"PYTHONPATH": str(installed)}
-  return subprocess.run(
-    [sys.executable, *command],
-    cwd=folder,
-    env=environment,
-    capture_output=True,
-    text=True,
-  )
-
-
 @pytest.mark.slow
 def test_the_wheel_works_in_any_folder(wheel, tmp_path):
   installed, folder = tmp_path / "installed", tmp_path / "work"
   folder.mkdir()
+  run = functools.partial(programs.python, cwd=folder, PYTHONPATH=str(installed))
   install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
   subprocess.run([*install, "--target", installed, wheel], check=True)
   (distribution,) = metadata.distributions(path=[str(installed)])
@@ -86,10 +77,8 @@ def test_the_wheel_works_in_any_folder(wheel, tmp_path):
     f"sdt-{name}" for name in ("train", "eval", "demo", "prepare")
   }
   for command in commands:
-    shown = _run(installed, folder, str(installed / "bin" / command.name), "--help")
-    assert "\n  --" in shown.stdout, shown.stderr
+    assert "\n  --" in run(installed / "bin" / command.name, "--help").stdout
   train = ("-m", "sdt_jax.programs.train")
   for config in ("sdt_bp", "configs/sdt_bp.py"):
-    invalid = _run(installed, folder, *train, f"--config={config}",
-                   "--config.batch_size=0")  # fmt: skip
-    assert "batch_size is 0" in invalid.stderr
+    flags = (f"--config={config}", "--config.batch_size=0")
+    assert "batch_size is 0" in run(*train, *flags).stderr

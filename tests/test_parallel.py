@@ -30,40 +30,22 @@ EXPERIMENTS = ["s2g", "sdt_bp", "pose2pose"]
 MODES = ["jit", "pmap"]
 KL_WEIGHT = 0.1
 RNG = np.random.default_rng(0)
-
-
-# Numbers may differ by this, relative to the largest of their tree.
-TOLERANCE = 1e-9
+TOLERANCE = 1e-9  # of numbers, relative to the largest of their tree
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _double_precision():
-  # Compiling takes longer than running here.
-  settings = ("jax_enable_x64", "jax_disable_most_optimizations")
-  for name in settings:
-    jax.config.update(name, True)
-  yield
-  for name in settings:
-    jax.config.update(name, False)
+def _double_precision(compile_fast):
+  with jax.enable_x64(True):
+    yield
 
 
-def _recording_sgd() -> optax.GradientTransformation:
-  """SGD of rate 1 whose state is the raw gradient."""
-
-  def init(params):
-    return jax.tree.map(jnp.zeros_like, params)
-
-  def update(gradients, state, params=None):
-    del state, params
-    return jax.tree.map(jnp.negative, gradients), gradients
-
-  return optax.GradientTransformation(init, update)
+# SGD of rate 1 whose state is the raw gradient.
+_SGD = optax.chain(optax.trace(0.0), optax.scale(-1.0))
 
 
 def _model(experiment: str, kl_weight=KL_WEIGHT):
-  optimizers = dict.fromkeys(
-    ("generator", "templates", "discriminator", "vae"), _recording_sgd()
-  )
+  entries = ("generator", "templates", "discriminator", "vae")
+  optimizers = dict.fromkeys(entries, _SGD)
   if experiment == "pose2pose":
     vae = PoseVAE(channels=8, size=SIZE, axis_name=AXIS)
     return Pose2Pose(vae=vae, kl_weight=kl_weight, optimizers=optimizers)
@@ -102,7 +84,8 @@ def _batch() -> dict[str, np.ndarray]:
   scale = np.linspace(0.3, 2, BATCH)
   return {
     "audio": 0.1 * scale[:, None] * RNG.standard_normal((BATCH, 8000)),
-    "poses": scale[:, None, None, None] * RNG.standard_normal((BATCH, 64, 2, 121)),
+    "poses": scale[:, None, None, None]
+    * RNG.standard_normal((BATCH, *base.CLIP_SHAPE)),
     "index": RNG.permutation(BANK)[:BATCH].astype(np.int32),
     "noise": RNG.standard_normal((BATCH, SIZE)),
   }
@@ -161,17 +144,16 @@ def case(request) -> Case:
 
 def _assert_same_on_every_device(tree) -> None:
   for leaf in jax.tree.leaves(tree):
-    copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-    for copy in copies[1:]:
-      np.testing.assert_array_equal(copy, copies[0])
+    first, *others = (shard.data for shard in leaf.addressable_shards)
+    for other in others:
+      np.testing.assert_array_equal(other, first)
 
 
 def _assert_close(ours, theirs) -> None:
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-  flat = [
-    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-    for tree in (ours, theirs)
-  ]
+  flat = (
+    np.concatenate([*map(np.ravel, jax.tree.leaves(tree))]) for tree in (ours, theirs)
+  )
   assert golden.relative_error(*flat) < TOLERANCE
 
 
@@ -221,7 +203,7 @@ def test_every_term_contributes(case):
 
 def test_only_the_rows_of_the_batch_are_touched(case):
   if case.experiment == "s2g":
-    return  # has no rows
+    pytest.skip("has no rows")
   before, after = case.state.templates(), case.end.templates()
   changed = np.flatnonzero(np.any(before != after, axis=1))
   assert set(changed) == set(case.batch["index"])
@@ -229,11 +211,11 @@ def test_only_the_rows_of_the_batch_are_touched(case):
 
 def test_the_kl_term_moves_the_templates_of_the_batch(case):
   if case.experiment != "sdt_bp":
-    return  # has no learnt templates
+    pytest.skip("has no learnt templates")
   index = case.batch["index"]
   kl_gradient = jax.grad(losses.template_kl)(jnp.asarray(case.state.templates()[index]))
   ends = (case.end, case.end_without_kl)
-  with_kl, without = (end.opt_states["templates"][index] for end in ends)
+  with_kl, without = (end.opt_states["templates"][0].trace[index] for end in ends)
   _assert_close(with_kl - without, KL_WEIGHT * kl_gradient)
 
 
@@ -247,23 +229,17 @@ _INDEX = {"index": np.arange(BATCH, dtype=np.int32)}
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_device_and_step_has_its_own_key(mode):
-  draw = parallel.map_clips(_noise, mode)
-
-  def noise_of(step: int) -> np.ndarray:
+  def noise_of(step: int, mode=mode) -> np.ndarray:
     step = parallel.replicate(np.int32(step))
-    return parallel.fetch(draw(step, parallel.split(_INDEX)))
+    return parallel.fetch(
+      parallel.map_clips(_noise, mode)(step, parallel.split(_INDEX))
+    )
 
   noise = noise_of(0)
   assert noise.shape == (BATCH, SIZE)
   assert len(np.unique(noise)) == noise.size
-  np.testing.assert_array_equal(noise_of(0), noise)
+  np.testing.assert_array_equal(noise_of(0, MODES[0]), noise)
   assert not np.intersect1d(noise_of(1), noise).size
-
-
-def test_jit_and_pmap_draw_the_same_noise():
-  step, batch = parallel.replicate(np.int32(5)), parallel.split(_INDEX)
-  draws = [parallel.map_clips(_noise, mode)(step, batch) for mode in MODES]
-  np.testing.assert_array_equal(*map(parallel.fetch, draws))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -276,6 +252,7 @@ def test_map_clips_keeps_the_order(mode):
   batch = {"x": np.arange(3 * BATCH, dtype=np.float32).reshape(BATCH, 3)}
   outputs = parallel.map_clips(function, mode)(state, parallel.split(batch))
   outputs = parallel.fetch(outputs)
+  assert type(outputs["y"]) is np.ndarray
   np.testing.assert_array_equal(outputs["y"], batch["x"] + 100)
   expected = np.repeat(np.arange(DEVICES), BATCH // DEVICES)
   np.testing.assert_array_equal(outputs["device"], expected)
@@ -292,15 +269,7 @@ def test_replicate_and_split_use_every_device():
   assert {shard.device for shard in shards} == set(jax.devices())
 
 
-def test_fetch_gives_numpy():
-  fetched = parallel.fetch(parallel.split({"x": np.arange(BATCH)}))
-  assert type(fetched["x"]) is np.ndarray
-  np.testing.assert_array_equal(fetched["x"], np.arange(BATCH))
-
-
 def test_a_batch_that_cannot_be_shared_is_refused():
   parallel.check_batch_size(BATCH)
-  with pytest.raises(
-    UserError, match="batch_size 12 is not divisible by the 8 devices"
-  ):
+  with pytest.raises(UserError, match="batch_size 12 is not divisible by the 8 dev"):
     parallel.check_batch_size(12)

@@ -11,22 +11,10 @@ from sdt_jax import methods
 from sdt_jax.methods import base
 from sdt_jax.training import parallel, runs
 
-_EXPERIMENTS = {
-  "s2g": {
-    "template.kind": "none",
-    "generator.norm": "bn",
-    "discriminator.weight": 0.1,
-  },
-  "sdt_bp": {},
-  "pose2pose": {"experiment": "pose2pose"},
-}
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+_S2G = {"template.kind": "none", "generator.norm": "bn", "discriminator.weight": 0.1}
+_EXPERIMENTS = {"s2g": _S2G, "sdt_bp": {}, "pose2pose": {"experiment": "pose2pose"}}
 
 
 def _step(fields: dict, precision: str):

@@ -1,6 +1,5 @@
 """Runs of several processes."""
 
-import json
 import os
 import pathlib
 import signal
@@ -11,31 +10,28 @@ import time
 
 import jax
 import numpy as np
+import programs
 import pytest
 
 from sdt_jax import workdir
 from sdt_jax.errors import UserError
 from sdt_jax.training import processes, runs
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-_TINY = {
-  "batch_size": 8,
-  "num_epochs": 2,
+_TINY = programs.TINY | {
   "dataset.num_train_clips": 20,
   "dataset.num_dev_clips": 5,  # which two devices cannot share evenly
-  "generator.channels": 8,
-  "generator.audio_channels": "(4, 4, 8, 8)",
-  "template.size": 4,
   "log.every_steps": 1,
-  "log.train_videos": 0,
-  "log.dev_videos": 0,
 }
 # Together these cover both ways of mapping steps, feeding data and storing templates.
 _CASES = {
   "sdt_bp, jit, streamed": {"parallel": "jit", "dataset.cache_gb": 0.0},
   "pose VAE, pmap, resident": {"parallel": "pmap", "experiment": "pose2pose"},
 }
+
+
+def _free_address() -> str:
+  with socket.create_server(("localhost", 0)) as server:
+    return f"localhost:{server.getsockname()[1]}"
 
 
 class Runner:
@@ -53,10 +49,9 @@ class Runner:
     return subprocess.Popen(
       [
         *(sys.executable, "train.py", "--config=configs/quick.py"),
-        *(f"--config.{name}={value}" for name, value in fields.items()),
-        *(f"--workdir={path}", *flags),
+        *(*programs.config_flags(fields), f"--workdir={path}", *flags),
       ],
-      cwd=ROOT,
+      cwd=programs.ROOT,
       env=self._env
       | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
       stdout=subprocess.PIPE,
@@ -65,23 +60,17 @@ class Runner:
     )
 
   def start_two(self, path, fields, only_second=None) -> list[subprocess.Popen]:
-    with socket.create_server(("localhost", 0)) as server:
-      address = f"localhost:{server.getsockname()[1]}"
+    flags = f"--coordinator={_free_address()}", "--num_processes=2"
     return [
-      self.start(
-        path,
-        fields | (only_second or {}) if process else fields,
-        *(f"--coordinator={address}", "--num_processes=2", f"--process_id={process}"),
-      )
-      for process in (0, 1)
+      self.start(path, fields, *flags, "--process_id=0"),
+      self.start(path, fields | (only_second or {}), *flags, "--process_id=1"),
     ]
 
-  def finish(self, started: list[subprocess.Popen]) -> list[str]:
-    """Waits until all have succeeded; returns what they wrote to stderr."""
-    outputs = [process.communicate(timeout=300) for process in started]
-    for process, (_, stderr) in zip(started, outputs, strict=True):
+  def finish(self, started: list[subprocess.Popen]) -> None:
+    """Waits until all have succeeded."""
+    for process in started:
+      _, stderr = process.communicate(timeout=300)
       assert process.returncode == 0, stderr
-    return [stderr for _, stderr in outputs]
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +89,9 @@ def case(request, runner):
 
 
 def _lines(path):
-  lines = [json.loads(line) for line in (path / workdir.METRICS).open()]
-  return [
-    {k: v for k, v in x.items() if k not in {"clips_per_s", "input_wait"}}
-    for x in lines
-  ]
+  times = {"clips_per_s", "input_wait"}
+  lines = workdir.read_metrics(path)
+  return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 
 def _difference(ours, theirs) -> float:
@@ -128,23 +115,12 @@ def test_two_processes_train_like_one(case):
   for line, expected in zip(_lines(two), _lines(one), strict=True):
     assert line.pop("split") == expected.pop("split")
     assert line == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_the_templates_of_all_processes_are_kept(case):
-  """A row that no process has written would still be zero."""
-  _, two, _ = case
-  rows = np.asarray(runs.load(two).state.templates())
-  assert len(rows) == 20
-  trained = np.any(rows != 0, axis=1)
-  assert trained.sum() >= 16  # two epochs, each of 16 of the 20 clips
-
-
-@pytest.mark.slow
-def test_files_are_written_once(case):
-  _, two, _ = case
+  # Files are written once, and the templates of all processes are kept.
   assert len(list(two.glob("events.*"))) == 1
   assert len((two / workdir.CLIPS).read_text().splitlines()) == 20
+  trained = np.any(np.asarray(ours.templates()) != 0, axis=1)
+  assert trained.shape == (20,)
+  assert trained.sum() >= 16  # two epochs, each of 16 of the 20 clips
 
 
 @pytest.mark.slow
@@ -204,12 +180,11 @@ except UserError as e:
 
 @pytest.mark.slow
 def test_any_other_error_of_one_ends_all():
-  with socket.create_server(("localhost", 0)) as server:
-    address = f"localhost:{server.getsockname()[1]}"
+  address = _free_address()
   started = [
     subprocess.Popen(
       [sys.executable, "-c", _FAILING, address, process],
-      cwd=ROOT,
+      cwd=programs.ROOT,
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
       stderr=subprocess.PIPE,
       text=True,
@@ -241,8 +216,17 @@ def _share_with(monkeypatch, message: str) -> list[bytes]:
   return sent
 
 
-@pytest.mark.parametrize("error", [KeyError("lost"), UserError("lost")])
-def test_an_error_is_sent_once_and_raised_again(monkeypatch, error):
+@pytest.mark.parametrize(
+  ("error", "expected"),
+  [
+    (UserError("lost"), b"lost"),
+    (
+      KeyError("lost"),
+      b"process 0 failed with KeyError: 'lost'; see the traceback of that process",
+    ),
+  ],
+)
+def test_an_error_is_sent_once_and_raised_again(monkeypatch, error, expected):
   sent = _share_with(monkeypatch, "")
   with (
     pytest.raises(type(error)) as e,
@@ -251,10 +235,7 @@ def test_an_error_is_sent_once_and_raised_again(monkeypatch, error):
   ):
     raise error
   assert e.value is error
-  expected = (
-    b"process 0 failed with KeyError: 'lost'; see the traceback of that process"
-  )
-  assert sent == [b"lost" if isinstance(error, UserError) else expected]
+  assert sent == [expected]
 
 
 def test_an_error_of_another_process_is_raised_once(monkeypatch):
@@ -295,10 +276,8 @@ def test_a_port_that_is_taken_is_named():
 
 def test_the_others_wait_for_process_0(monkeypatch):
   monkeypatch.setattr(processes, "_WAIT_S", 0)
-  with socket.create_server(("localhost", 0)) as server:
-    port = server.getsockname()[1]
   with pytest.raises(UserError, match="process 1 cannot reach"):
-    processes.start(f"localhost:{port}", 2, 1)
+    processes.start(_free_address(), 2, 1)
 
 
 def test_alone_nothing_is_shared():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from sdt_jax.errors import UserError
-from sdt_jax.interop import torch_zip
+from sdt_jax.interop import torch_file, torch_zip
 
 RNG = np.random.default_rng(0)
 CONTENT = {
@@ -59,12 +59,9 @@ def test_what_is_written_is_read_back(tmp_path):
   path = tmp_path / "deep" / "a.pth"
   torch_zip.write(path, CONTENT)
   assert_same(torch_zip.read(path), CONTENT)
-  assert [p.name for p in path.parent.iterdir()] == ["a.pth"]
-
-
-def test_bfloat16_is_widened(tmp_path):
-  torch_zip.write(tmp_path / "a.pth", [np.array([1.5, -2], ml_dtypes.bfloat16)])
-  assert_same(torch_zip.read(tmp_path / "a.pth"), [np.array([1.5, -2], np.float32)])
+  assert list(path.parent.iterdir()) == [path]
+  torch_zip.write(path, [np.array([1.5, -2], ml_dtypes.bfloat16)])
+  assert_same(torch_zip.read(path), [np.array([1.5, -2], np.float32)])  # is widened
 
 
 def test_torch_reads_what_is_written(tmp_path):
@@ -73,10 +70,7 @@ def test_torch_reads_what_is_written(tmp_path):
   for weights_only in (True, False):
     content = torch.load(tmp_path / "a.pth", weights_only=weights_only)
     assert type(content["model_state_dict"]) is OrderedDict
-    arrays = {k: v.numpy() for k, v in content["model_state_dict"].items()}
-    assert_same(arrays, dict(CONTENT["model_state_dict"]))
-    assert_same(content["nested"], CONTENT["nested"])
-    assert_same(content["numbers"], CONTENT["numbers"])
+    assert_same(torch_file._to_numpy(content, torch), CONTENT)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -87,33 +81,18 @@ def test_what_torch_writes_is_read(tmp_path, protocol):
   adam = torch.optim.Adam(norm.parameters())
   adam.step()
   whole = torch.arange(24.0).reshape(4, 6)
-  torch.save(
-    {
-      "model": norm.state_dict(),
-      "parameters": list(norm.parameters()),
-      "adam": adam.state_dict(),
-      "view": whole[1:3, ::2].T,
-      "shared": [whole[0], whole[:, 0]],
-      "half": whole.half(),
-      "bfloat16": whole.bfloat16(),
-    },
-    tmp_path / "a.pth",
-    pickle_protocol=protocol,
-  )
-  content = torch_zip.read(tmp_path / "a.pth")
-  array = whole.numpy()
-  assert_same(
-    content["model"],
-    {name: tensor.numpy() for name, tensor in norm.state_dict().items()},
-  )
-  assert_same(content["parameters"], [p.detach().numpy() for p in norm.parameters()])
-  moments = content["adam"]["state"][0]
-  assert_same(moments["exp_avg"], adam.state_dict()["state"][0]["exp_avg"].numpy())
-  assert int(moments["step"]) == 1
-  assert_same(content["view"], array[1:3, ::2].T)
-  assert_same(content["shared"], [array[0], array[:, 0]])
-  assert_same(content["half"], array.astype(np.float16))
-  assert_same(content["bfloat16"], array)  # small integers are exact
+  content = {
+    "model": norm.state_dict(),
+    "parameters": list(norm.parameters()),
+    "adam": adam.state_dict(),
+    "view": whole[1:3, ::2].T,
+    "shared": [whole[0], whole[:, 0]],
+    "half": whole.half(),
+    "bfloat16": whole.bfloat16(),
+  }
+  torch.save(content, tmp_path / "a.pth", pickle_protocol=protocol)
+  expected = torch_file._to_numpy(content, torch)
+  assert_same(torch_zip.read(tmp_path / "a.pth"), expected)
 
 
 def archive(path: pathlib.Path, program: bytes, *, compress=zipfile.ZIP_STORED, **data):
@@ -136,8 +115,7 @@ class _Calls:
     return self._call
 
 
-def _touch() -> str:
-  return "touch touched"
+TOUCH = _Calls(os.system, "touch touched")
 
 
 def _text(text: bytes) -> bytes:
@@ -153,43 +131,43 @@ def tensor(offset: int, shape: bytes, strides: bytes) -> bytes:
   return head + b"J" + struct.pack("<i", offset) + shape + strides + b"\x89NtR."
 
 
+TENSOR = tensor(0, b"K\x04\x85", b"K\x01\x85")
+FLOAT = b"\x80\x02ctorch\nFloatStorage\n"
 FUNCTION = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
 NAME = _text(b"name")
 # A pair of a pair of ...: 64 objects, but 2**64 characters when printed.
 GROWING = b"N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(64))
 MALICIOUS = {
-  "os.system": pickle.dumps(_Calls(os.system, _touch()), 2),
-  "os.system, protocol 4": pickle.dumps(_Calls(os.system, _touch()), 4),
+  "os.system": pickle.dumps(TOUCH, 2),
+  "os.system, protocol 4": pickle.dumps(TOUCH, 4),
   "eval": pickle.dumps(_Calls(eval, "__import__('os').system('touch touched')"), 2),
-  "inside a dict": pickle.dumps({"a": [{"b": (_Calls(os.system, _touch()),)}]}, 2),
-  "as a key": pickle.dumps({_Calls(os.system, _touch()): 1}, 2),
+  "inside a dict": pickle.dumps({"a": [{"b": (TOUCH,)}]}, 2),
+  "as a key": pickle.dumps({TOUCH: 1}, 2),
   "import only": b"\x80\x02csubprocess\nPopen\n.",
   "an attribute of an admitted name": b"\x80\x02ccollections\nOrderedDict.pop\n.",
   "instance": b"\x80\x02(X\x0d\x00\x00\x00touch touchedios\nsystem\n.",
   "object": b"\x80\x02(cos\nsystem\nX\x0d\x00\x00\x00touch touchedo.",
   "new object": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
   "extension": b"\x80\x02\x82\x01.",
-  "state of a function": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
+  "state of a function": FUNCTION + b"}b.",
   "state of a class": b"\x80\x02ccollections\nOrderedDict\n}b.",
   "state of a list": b"\x80\x02]}b.",
-  "state of a tensor": tensor(0, b"K\x04\x85", b"K\x01\x85")[:-1] + b"}b.",
+  "state of a tensor": TENSOR[:-1] + b"}b.",
   "attributes of a function": FUNCTION + b"N}" + NAME + b"Ns\x86b.",
-  "attributes of a storage type": b"\x80\x02ctorch\nFloatStorage\nN}"
-  + NAME
-  + b"Ns\x86b.",
-  "another buffer for a tensor": tensor(0, b"K\x04\x85", b"K\x01\x85")[:-1]
-  + b"(K\x01K\x09\x85ctorch\nFloatStorage\n\x89X\x00\x00\x00\x00tb.",
+  "attributes of a storage type": FLOAT + b"N}" + NAME + b"Ns\x86b.",
+  "another buffer for a tensor": (
+    TENSOR[:-1] + b"(K\x01K\x09\x85ctorch\nFloatStorage\n\x89" + _text(b"") + b"tb."
+  ),
   "call of a string": b"\x80\x02X\x01\x00\x00\x00a)R.",
-  "call of a storage type": b"\x80\x02ctorch\nFloatStorage\n)R.",
+  "call of a storage type": FLOAT + b")R.",
   "arguments of a dict": b"\x80\x02ccollections\nOrderedDict\n]\x85R.",
   "persistent id of another kind": b"\x80\x02(X\x04\x00\x00\x00evalNNNNtQ.",
   "persistent id as text": b"\x80\x02Pstorage\n.",
   "persistent number": b"\x80\x02K\x01Q.",
   "storage of no known type": STORAGE.replace(b"ctorch\nFloatStorage\n", b"N") + b".",
-  "storage of a wrong type": STORAGE.replace(
-    b"torch\nFloatStorage", b"collections\nOrderedDict"
-  )
-  + b".",
+  "storage of a wrong type": (
+    STORAGE.replace(b"torch\nFloatStorage", b"collections\nOrderedDict") + b"."
+  ),
   "storage outside": STORAGE.replace(TEXTS[1], b"X\x04\x00\x00\x00../s") + b".",
   "storage of a wrong size": STORAGE.replace(b"K\x04", b"K\x05") + b".",
   "storage twice as wide": STORAGE.replace(b"Float", b"Double") + b".",
@@ -201,7 +179,6 @@ MALICIOUS = {
   "sizes without strides": tensor(0, b"K\x02K\x02\x86", b"K\x01\x85"),
   "expanded without end": tensor(0, b"J\xff\xff\xff\x7f\x85", b"K\x00\x85"),
   "tensor of no storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(}K\x00)))tR.",
-  "memo of 16 GiB": b"\x80\x02Nr\xff\xff\xff\x7f.",
   "bytearray of 4 EiB": b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x3f.",
   "nothing on the stack": b"\x80\x020.",
   "instance of an allowed name": b"\x80\x02(icollections\nOrderedDict\n.",
@@ -210,6 +187,13 @@ MALICIOUS = {
   "storage whose size grows": STORAGE.replace(b"K\x04", GROWING) + b".",
   "persistent id that grows": b"(" + GROWING + b"ctorch\nFloatStorage\nNNNtQ.",
   "tensor whose shape grows": tensor(0, GROWING + b"\x85", b"K\x01\x85"),
+  # The C unpickler would run the text behind the frame: INT 7, STOP.
+  "text across the end of a frame": (
+    b"\x80\x04\x95" + struct.pack("<Q", 3) + _text(b"\0\0I7\n.") + b"."
+  ),
+  "key that takes forever": b"\x80\x02}" + GROWING + b"Ns.",
+  "key that overflows the C stack": b"\x80\x02})" + b"\x85" * 10**6 + b"Ns.",
+  "keys of a tensor": TENSOR[:-1] + b"K\x00K\x01s.",
   "no end": b"\x80\x02N",
   "empty": b"",
   "list as key": b"\x80\x02}]Ns.",
@@ -220,17 +204,11 @@ MALICIOUS = {
 def test_a_pickle_that_wants_more_is_refused(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   path = archive(tmp_path / "a.pth", MALICIOUS[name])
-  with pytest.raises(
-    UserError, match=r"a\.pth: not a readable torch checkpoint \(.+\)$"
-  ):
+  reason = r"subprocess\.Popen is neither.*" if name == "import only" else ".+"
+  match = rf"a\.pth: not a readable torch checkpoint \({reason}\)$"
+  with pytest.raises(UserError, match=match):
     torch_zip.read(path)
   assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
-
-
-def test_the_error_names_the_global(tmp_path):
-  path = archive(tmp_path / "a.pth", MALICIOUS["import only"])
-  with pytest.raises(UserError, match=r"subprocess\.Popen is neither"):
-    torch_zip.read(path)
 
 
 def test_a_registered_extension_is_refused(tmp_path):
@@ -239,18 +217,15 @@ def test_a_registered_extension_is_refused(tmp_path):
   try:
     assert pickle.loads(pickle.dumps(list, 2)) is list
     path = archive(tmp_path / "a.pth", b"\x80\x02\x82\x01)R.")
-    with pytest.raises(UserError, match="EXT1"):
+    with pytest.raises(UserError, match="a pickle instruction that torch"):
       torch_zip.read(path)
   finally:
     copyreg.remove_extension("builtins", "list", 1)
 
 
-def test_no_instruction_hides_behind_the_end_of_a_frame(tmp_path):
-  """After this frame, the C unpickler would run the text: INT 7, STOP."""
-  frame = b"\x95" + struct.pack("<Q", 3)
-  program = b"\x80\x04" + frame + _text(b"\0\0I7\n.") + b"."
-  path = archive(tmp_path / "a.pth", program)
-  assert torch_zip.read(path) == "\0\0I7\n."
+def test_a_memo_of_16_gib_is_not_allocated(tmp_path):
+  path = archive(tmp_path / "a.pth", b"\x80\x02Nr\xff\xff\xff\x7f.")
+  assert torch_zip.read(path) is None
 
 
 def test_attributes_of_a_state_dict_are_ignored(tmp_path):
@@ -272,16 +247,15 @@ def test_shared_and_strided_tensors_within_their_storage_are_read(tmp_path):
 def test_a_big_endian_file_is_read(tmp_path):
   path = tmp_path / "a.pth"
   with zipfile.ZipFile(path, "w") as f:
-    f.writestr("x/data.pkl", tensor(0, b"K\x04\x85", b"K\x01\x85"))
+    f.writestr("x/data.pkl", TENSOR)
     f.writestr("x/byteorder", "big")
     f.writestr("x/data/s", np.arange(4, dtype=">f4").tobytes())
   np.testing.assert_array_equal(torch_zip.read(path), np.arange(4))
 
 
 def test_compressed_entries_are_refused(tmp_path):
-  program = tensor(0, b"K\x04\x85", b"K\x01\x85")
   bomb = bytes(10**7)
-  path = archive(tmp_path / "a.pth", program, compress=zipfile.ZIP_DEFLATED, s=bomb)
+  path = archive(tmp_path / "a.pth", TENSOR, compress=zipfile.ZIP_DEFLATED, s=bomb)
   with pytest.raises(UserError, match="compressed"):
     torch_zip.read(path)
 
@@ -364,12 +338,6 @@ def test_any_other_pickle_is_a_user_error(good, edits):
   data = {str(i): a.tobytes() for i, a in enumerate(arrays)}
   archive(broken, edited(program, edits), **data)
   assert "\n" not in message(broken)
-
-
-def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
-  (tmp_path / "file").touch()
-  with pytest.raises(UserError, match="cannot be written"):
-    torch_zip.write(tmp_path / "file" / "a.pth", {})
 
 
 def test_what_torch_does_not_know_is_not_written(tmp_path):

@@ -19,7 +19,7 @@ import soundfile
 import tiny
 
 import sdt_jax
-from sdt_jax import audio, config, methods, workdir
+from sdt_jax import audio, methods, workdir
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.interop import portable
@@ -103,15 +103,13 @@ def data_dir(tmp_path_factory):
   return tmp_path_factory.mktemp("data")
 
 
-def _config(data_dir, **fields):
-  return tiny.config(data_dir, experiment="toy", **fields)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data_dir) -> pathlib.Path:
   path = tmp_path_factory.mktemp("toy") / "w"
   fields = {"log.dev_videos": 1, "log.video_every_epochs": 1}
-  assert tiny.train(_config(data_dir, num_epochs=2, **fields), path)
+  assert tiny.train(
+    tiny.config(data_dir, experiment="toy", num_epochs=2, **fields), path
+  )
   return path
 
 
@@ -125,8 +123,12 @@ def test_it_trains_with_sample_videos(trained):
 
 
 def test_it_resumes_to_the_same_bits(trained, data_dir, tmp_path):
-  assert tiny.train(_config(data_dir, num_epochs=1), tmp_path / "w")
-  assert tiny.train(_config(data_dir, num_epochs=2), tmp_path / "w")
+  assert tiny.train(
+    tiny.config(data_dir, experiment="toy", num_epochs=1), tmp_path / "w"
+  )
+  assert tiny.train(
+    tiny.config(data_dir, experiment="toy", num_epochs=2), tmp_path / "w"
+  )
   states = [runs.load(path).state for path in (trained, tmp_path / "w")]
   jax.tree.map(np.testing.assert_array_equal, *states)
 
@@ -171,7 +173,5 @@ def test_it_is_exported(trained, tmp_path):
 
 
 def test_an_unknown_method_is_named():
-  c = config.default()
-  c.experiment = "toys"
   with pytest.raises(UserError, match=r"config\.experiment is 'toys'; expected .*toy"):
-    methods.check(c)
+    methods.check(tiny.config("data", experiment="toys"))

@@ -1,7 +1,6 @@
 """Six optimisation steps of every experiment equal those of the original."""
 
 import json
-from collections.abc import Callable
 
 import golden
 import jax
@@ -15,6 +14,7 @@ from sdt_jax.interop import names
 from sdt_jax.methods.base import AXIS, Condition
 from sdt_jax.methods.pose2pose import Pose2Pose
 from sdt_jax.methods.voice2pose import Voice2Pose
+from sdt_jax.models import operations
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
@@ -22,7 +22,31 @@ from sdt_jax.models.pose_vae import PoseVAE
 NUM_STEPS, BANK = 6, 10
 
 
-# --- All calls into the code under test: models, their first state, their functions
+def _convolve_by_taps(x, kernel, stride, padding):
+  """`operations.convolve` by matrix products; XLA convolves float64 very slowly."""
+  sizes = kernel.shape[:-2]
+  x = jnp.pad(x, [(0, 0), *[(padding, padding)] * len(sizes), (0, 0)])
+  ends = [n - size + 1 for n, size in zip(x.shape[1:-1], sizes, strict=True)]
+  windows = (
+    tuple(slice(t, t + end, stride) for t, end in zip(tap, ends, strict=True))
+    for tap in np.ndindex(*sizes)
+  )
+  taps = kernel.reshape(-1, *kernel.shape[-2:])
+  return sum(x[:, *w] @ tap for w, tap in zip(windows, taps, strict=True))
+
+
+@pytest.fixture
+def float64(monkeypatch):
+  """Removes our half of the rounding errors; the recordings are in float32."""
+  monkeypatch.setattr(operations, "convolve", _convolve_by_taps)
+  with jax.enable_x64(True):
+    yield
+
+
+def _widened(tree):
+  return jax.tree.map(
+    lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, tree
+  )
 
 
 def _voice2pose(experiment, optimizer=None):
@@ -73,34 +97,6 @@ def _optimizers(*entries, optimizer=None):
   return dict.fromkeys(entries, optimizer)
 
 
-def _train_step(model) -> Callable:
-  """(state, batch) -> (state, metrics) on one device."""
-
-  def step(state, batch):
-    if isinstance(model, Voice2Pose):
-      return model.train_step(state, batch, jax.random.key(0))
-    noise = batch.pop("noise")  # recorded, instead of drawn
-    return model.update(state, batch, noise)
-
-  return step
-
-
-def _predict(model, state, mel, code):
-  condition = Condition(mel=mel, template=code)
-  return model.sample(state, condition, 64, jax.random.key(0))
-
-
-def _encode(model, state, poses):
-  return model.encode(state, poses)[0]
-
-
-def _decode(model, state, codes):
-  return model.decode(state, codes)
-
-
-# --- Running them
-
-
 def _batch(step: int, clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {
     "poses": golden.recipe(f"poses/step{step}", (4, 64, *kp.UPPER_BODY.shape)),
@@ -122,8 +118,15 @@ def _pose2pose_batch(step: int) -> dict[str, np.ndarray]:
 
 def _run(model, state, batches):
   """State after the last step, and the metrics of each step."""
+
   # The axis "data" has one entry, as on one device.
-  step = jax.jit(jax.vmap(_train_step(model), in_axes=(None, 0), axis_name=AXIS))
+  def step(state, batch):
+    if isinstance(model, Voice2Pose):
+      return model.train_step(state, batch, jax.random.key(0))
+    noise = batch.pop("noise")  # recorded, instead of drawn
+    return model.update(state, batch, noise)
+
+  step = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name=AXIS))
   history = []
   for batch in batches:
     state, metrics = step(state, {k: v[None] for k, v in batch.items()})
@@ -141,10 +144,11 @@ def _gradient_norms(state_before, state_after, name, table):
   return {k: np.linalg.norm(v) for k, v in arrays.items()}
 
 
-def _assert_close(ours: dict[str, float], theirs: dict[str, float], rtol: float):
+def _assert_close(ours: dict, theirs: dict, rtol: float, score_atol=0.0):
   assert theirs
   for name, value in theirs.items():
-    assert ours[name] == pytest.approx(value, rel=rtol), name
+    atol = score_atol if "score" in name else 0.0
+    assert ours[name] == pytest.approx(value, rel=rtol, abs=atol), name
 
 
 def _distance(ours, theirs) -> float:
@@ -179,17 +183,22 @@ def _assert_history(history, recorded, reported, gan=False):
     chaotic = {k: v for k, v in theirs.items() if gan and step > 1 and k in _CHAOTIC}
     stable = {k: v for k, v in theirs.items() if k not in chaotic}
     ours = reported(history[step])
-    _assert_close(ours, stable, 1e-4 if step == 0 else 2e-3)
+    # The targets of scores are 0 and 1; a mean score near 0 has no relative accuracy.
+    _assert_close(ours, stable, *((1e-4, 0) if step == 0 else (2e-3, 2e-4)))
     if chaotic:
       _assert_close(ours, chaotic, 0.12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["s2g", "sdt_bp", "sdt_vae"])
-def test_voice2pose_trains_like_the_original(experiment):
+def test_voice2pose_trains_like_the_original(experiment, request):
   recorded = golden.load(f"train_{experiment}")
+  if experiment != "s2g":
+    request.getfixturevalue("float64")
   model, state = _voice2pose(experiment)
   batches = [_voice2pose_batch(s) for s in range(NUM_STEPS)]
+  if experiment != "s2g":
+    state, batches = _widened((state, batches))
   end, history = _run(model, state, batches)
 
   _assert_history(history, recorded, _expected, gan=experiment == "s2g")
@@ -200,7 +209,10 @@ def test_voice2pose_trains_like_the_original(experiment):
     error = golden.relative_error(end.templates(), recorded["clip_codes_end"])
     assert error < 1e-2
   code = None if experiment == "s2g" else golden.recipe("code", (2, 32))
-  poses = _predict(model, end, golden.load("mel")["mel"], code)
+  condition = Condition(mel=golden.load("mel")["mel"], template=code)
+  poses = model.sample(end, condition, 64, jax.random.key(0))
+  # In float32 on both sides, sdt_bp differs by 0.0121 and sdt_vae by 0.0125; in
+  # float64, our result is exact, and 0.0097 and 0.0094 are the recording's own error.
   # For s2g, changing the inputs by 1e-6 changes these poses by 0.11.
   tolerance = 0.25 if experiment == "s2g" else 1e-2
   assert _distance(poses, recorded["poses_end_eval"]) < tolerance
@@ -242,8 +254,8 @@ def test_pose2pose_trains_like_the_original():
   ours = names.from_flax(end.network("vae"), names.POSE_VAE)
   _assert_close({k: np.linalg.norm(v) for k, v in ours.items()}, norms, 1e-3)
   inputs = golden.load("autoencoder")
-  mean = _encode(model, end, inputs["poses"])
-  decoded = _decode(model, end, inputs["z"])
+  mean, _ = model.encode(end, inputs["poses"])
+  decoded = model.decode(end, inputs["z"])
   assert golden.relative_error(mean, recorded["mu_end"]) < 1e-2
   assert golden.relative_error(decoded, recorded["decoded_end"]) < 1e-2
   # Rows of clips that were in no batch stay zero.

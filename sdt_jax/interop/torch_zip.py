@@ -2,20 +2,18 @@
 
 The archive contains `<name>/data.pkl`, a pickle in which every tensor refers to a
 storage, and `<name>/data/<key>`, the bytes of each storage. A pickle is a program that
-may import and call anything, so the unpickler here resolves a fixed list of names, and
-resolves those to functions of this module.
+may import and call anything; `_Unpickler` says why it cannot here.
 """
 
 import io
 import math
 import pathlib
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
 
 import ml_dtypes
 import numpy as np
@@ -60,8 +58,7 @@ def read(path: pathlib.Path) -> Any:
   try:
     with zipfile.ZipFile(path) as archive:
       _check_sizes(archive, path.stat().st_size)
-      storages = _Storages(archive)
-      return _Unpickler(_checked(storages.program()), storages).load()
+      return _Unpickler(archive).load()
   except BROKEN as e:
     reason = " ".join(str(e).split())[:200] or type(e).__name__
     raise UserError(f"{path}: not a readable torch checkpoint ({reason})") from e
@@ -76,127 +73,113 @@ def _check_sizes(archive: zipfile.ZipFile, file_size: int) -> None:
     raise ValueError("its entries claim more bytes than the file has")
 
 
-class _Storages:
-  """The storages of an archive by key; each is read once."""
+_INSTRUCTIONS = (
+  *("PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"),
+  *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+  *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"),
+  *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS"),
+  *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+  *("GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE"),
+)
+
+
+def _refuse(_: "_Unpickler") -> None:
+  raise ValueError("it has a pickle instruction that torch.save does not write")
+
+
+class _StateDict(dict):
+  """An OrderedDict of the pickle."""
+
+
+class _Unpickler(pickle._Unpickler):
+  """Builds containers and tensors, and refuses everything else.
+
+  A pickle is a program for a stack machine. `pickle._Unpickler`, unlike the C version,
+  finds the code of each instruction in `dispatch`; here that has only `_INSTRUCTIONS`,
+  which torch.save needs, and three replacements:
+
+  - The constants and containers allocate no more than the pickle's own length.
+  - GLOBAL and STACK_GLOBAL call `find_class`, which imports nothing but looks the name
+    up in `_GLOBALS`. REDUCE calls what they found; nothing else on the stack is
+    callable.
+  - BUILD could set attributes, or reshape an array (`ndarray.__setstate__`). Here it
+    drops the attributes of a state dict (`_metadata`) and takes no other object.
+  - SETITEM and SETITEMS take only text and integers as keys, since hashing a nested
+    tuple can take forever, or overflow the C stack.
+
+  Among the others are the extension registry, which bypasses `find_class`, and
+  BYTEARRAY8, which allocates whatever size the pickle claims.
+  """
+
+  stack: list
+  pop_mark: Callable[[], list]
+  dispatch: ClassVar[dict] = dict.fromkeys(range(256), _refuse) | {
+    code: pickle._Unpickler.dispatch[code]
+    for (code,) in (getattr(pickle, name) for name in _INSTRUCTIONS)
+  }
 
   def __init__(self, archive: zipfile.ZipFile):
     names = archive.namelist()
     roots = [n[:-8] for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(roots) != 1:
       raise ValueError(f"it has {len(roots)} entries <name>/data.pkl, expected 1")
-    self._archive = archive
-    (self._root,) = roots
-    self._read: dict[tuple[str, np.dtype], np.ndarray] = {}
+    (self._root,), self._archive = roots, archive
+    super().__init__(io.BytesIO(archive.read(f"{self._root}data.pkl")))
     order = self._root + "byteorder"
     is_big = order in names and archive.read(order) == b"big"
     self._byte_order: Literal[">", "<"] = ">" if is_big else "<"
+    self._storages: dict[tuple[str, np.dtype], np.ndarray] = {}
 
-  def program(self) -> bytes:
-    """The pickle."""
-    return self._archive.read(f"{self._root}data.pkl")
-
-  def get(self, dtype: np.dtype, key: str, size: int) -> np.ndarray:
-    """Returns the elements (size,) of storage `key`."""
-    if (key, dtype) not in self._read:
-      content = self._archive.read(f"{self._root}data/{key}")
-      array = np.frombuffer(content, dtype.newbyteorder(self._byte_order))
-      wide = np.float32 if dtype == ml_dtypes.bfloat16 else dtype
-      self._read[key, dtype] = array.astype(wide, copy=False)
-    storage = self._read[key, dtype]
-    if storage.size != size:
-      raise ValueError(f"storage {key} has {storage.size} elements, not {size}")
-    return storage
-
-
-_INSTRUCTIONS = {
-  *("PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"),
-  *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-  *("BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"),
-  *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
-  *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
-  *("GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
-}
-_FUNCTIONS = {
-  "collections OrderedDict",
-  "torch._utils _rebuild_tensor_v2",
-  "torch._utils _rebuild_parameter",
-}
-
-
-def _checked(program: bytes) -> bytes:
-  """Returns a pickle without its frames, made only of the instructions above.
-
-  The other instructions include the extension registry, which bypasses `find_class`,
-  and some that allocate whatever size the pickle claims. Frames are optional, and an
-  instruction across the end of a frame is not the same to `genops` and `Unpickler`.
-  """
-  pieces, start = [], 0
-  instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(program)
-  for opcode, argument, position in instructions:
-    if opcode.name not in _INSTRUCTIONS:
-      raise ValueError(f"the pickle instruction {opcode.name} is not allowed")
-    if opcode.name == "LONG_BINPUT" and argument > len(program):  # allocates as much
-      raise ValueError(f"the pickle has fewer than {argument} values to memoize")
-    if opcode.name == "FRAME":
-      pieces.append(program[start:position])
-      start = position + 9
-  return b"".join([*pieces, program[start:]])
-
-
-class _Unpickler(pickle.Unpickler):
-  """Builds containers and tensors; every other name is an error."""
-
-  def __init__(self, program: bytes, storages: _Storages):
-    super().__init__(io.BytesIO(program))
-    self._storages = storages
-
-  def find_class(self, module: str, name: str) -> "_Global":
-    found = _Global(f"{module} {name}")
-    if found.name not in _FUNCTIONS | _DTYPES.keys():
+  def find_class(self, module: str, name: str) -> Any:
+    if f"{module} {name}" not in _GLOBALS:
       raise ValueError(f"{module}.{name} is neither a tensor nor a plain container")
-    return found
+    return _GLOBALS[f"{module} {name}"]
 
   def persistent_load(self, pid: Any) -> np.ndarray:
+    """Returns the elements (size,) of a storage, which is read once."""
     kind, dtype, key, _device, size = pid
-    name = _expect(dtype, _Global).name
-    if _expect(kind, str) != "storage" or name not in _DTYPES:
-      raise ValueError(f"expected the id of a storage, got {kind!r} of {name}")
-    return self._storages.get(_DTYPES[name], _expect(key, str), _expect(size, int))
+    if _expect(kind, str) != "storage":
+      raise ValueError(f"expected the id of a storage, got {kind!r}")
+    key = _expect(key, str), _expect(dtype, np.dtype)
+    if key not in self._storages:
+      content = self._archive.read(f"{self._root}data/{key[0]}")
+      array = np.frombuffer(content, dtype.newbyteorder(self._byte_order))
+      wide = np.float32 if dtype == ml_dtypes.bfloat16 else dtype
+      self._storages[key] = array.astype(wide, copy=False)
+    storage = self._storages[key]
+    if storage.size != _expect(size, int):
+      raise ValueError(f"storage {key[0]} has {storage.size} elements, not {size}")
+    return storage
+
+  def _build(self) -> None:
+    del self.stack[-1]
+    _expect(self.stack[-1], _StateDict)
+
+  def _set_item(self) -> None:
+    value, key = self.stack.pop(), self.stack.pop()
+    self._update([key, value])
+
+  def _set_items(self) -> None:
+    self._update(self.pop_mark())
+
+  def _update(self, items: list) -> None:
+    target = _expect(self.stack[-1], dict)
+    for key, value in zip(items[::2], items[1::2], strict=True):
+      target[_expect(key, str | int)] = value
+
+  dispatch[pickle.BUILD[0]] = _build
+  dispatch[pickle.SETITEM[0]] = _set_item
+  dispatch[pickle.SETITEMS[0]] = _set_items
 
 
-class _Global(NamedTuple):
-  """A name in the pickle, in place of what torch would import.
-
-  It must stay immutable, and must not be a NumPy dtype: the BUILD instruction sets
-  attributes, and could reshape an array (`ndarray.__setstate__`) if it had a dtype.
-  """
-
-  name: str
-
-  def __call__(self, *arguments: Any) -> Any:
-    if self.name == "collections OrderedDict" and not arguments:
-      return _StateDict()
-    if self.name == "torch._utils _rebuild_parameter":
-      return _expect(arguments[0], np.ndarray)
-    if self.name == "torch._utils _rebuild_tensor_v2":
-      return _tensor(*arguments[:4])
-    raise ValueError(f"a call of {self.name.replace(' ', '.')} is not allowed")
-
-
-class _StateDict(dict):
-  """Stands for an OrderedDict."""
-
-  def __setstate__(self, state: Any) -> None:
-    """Ignores the attributes of a state dict (`_metadata`)."""
-
-
-def _expect(value: Any, kind: type) -> Any:
+def _expect(value: Any, kind: Any) -> Any:
   if not isinstance(value, kind):
-    raise ValueError(f"expected a {kind.__name__}, got a {type(value).__name__}")
+    name = getattr(kind, "__name__", kind)
+    raise ValueError(f"expected a {name}, got a {type(value).__name__}")
   return value
 
 
-def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> np.ndarray:
+def _tensor(storage, offset: int, shape: tuple, strides: tuple, *_) -> np.ndarray:
   """Returns a view of a storage; strides and offset count elements, as in torch."""
   numbers = (offset, *shape, *strides)
   if not all(isinstance(n, int) and n >= 0 for n in numbers):
@@ -213,6 +196,13 @@ def _tensor(storage: Any, offset: int, shape: tuple, strides: tuple) -> np.ndarr
     return np.empty(shape, storage.dtype)
   strides = tuple(s * storage.itemsize for s in strides)
   return as_strided(storage[offset:], shape, strides, writeable=False)
+
+
+_GLOBALS: dict[str, Any] = _DTYPES | {
+  "collections OrderedDict": lambda: _StateDict(),
+  "torch._utils _rebuild_tensor_v2": _tensor,
+  "torch._utils _rebuild_parameter": lambda data, *_: _expect(data, np.ndarray),
+}
 
 
 def write(path: pathlib.Path, content: Any) -> None:
