@@ -32,7 +32,7 @@ _PROFILE = flags.DEFINE_string(
   "profile", None, "Folder for a jax.profiler trace of one warm call of each variant."
 )
 
-_SHORTEST_TIMING = 0.2  # seconds; shorter calls are timed several at once
+_SHORTEST_TIMING = 0.2  # seconds; shorter calls are timed in groups
 
 _Key = TypeVar("_Key")
 
@@ -150,7 +150,7 @@ def interleave(
 
 
 def time_programs() -> None:
-  """Must be called first by a benchmark of whole programs, which are other processes.
+  """Prepares a benchmark that times other processes; must be called first.
 
   Raises:
     UserError: a profile was requested, which would not cover those processes.

@@ -117,8 +117,8 @@ def look_at(
 ) -> tuple[rules.Box, list[str]]:
   """The part of the picture that shows the largest person.
 
-  If another face is often beside the largest face, the picture is cut half way between
-  them; if it is often above or below, just above the head of the lower person.
+  If another face is often beside the largest face, the picture is cropped half way
+  between them; if it is often above or below, just above the head of the lower person.
 
   Args:
     faces: boxes (n, 4), picture number of each box, number of pictures searched.

@@ -1,8 +1,8 @@
-"""Runs the project's programs, each in a process of its own, without its start.
+"""Runs the project's programs in forked processes, which saves the import time.
 
 `python tests/programs.py` imports the libraries once; for each request it forks a child
-that becomes the program, so that exit code, stderr and the end of the interpreter are
-those of a user's call. JAX starts in the child alone.
+that becomes the program, so exit code, stderr and interpreter shutdown are the same as
+when a user runs the program. JAX is initialised only in the child.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def run(*arguments) -> str:
 
 
 class Done(NamedTuple):
-  """How a program ended: exit code (below 0: killed by a signal) and what it said."""
+  """How a program ended: exit code (negative: killed by a signal) and its output."""
 
   returncode: int
   stdout: str
@@ -74,12 +74,12 @@ class Programs:
     self._server = server
 
   def run(self, program: str, flags: list[str], folder: pathlib.Path) -> Done:
-    """Runs `python PROGRAM FLAGS` with `folder` as the current one.
+    """Runs `python PROGRAM FLAGS` with `folder` as the working directory.
 
     Args:
       program: "train.py", or "-m data_prep.split".
       flags: of the program.
-      folder: beside it the output lies for a moment.
+      folder: the output is written to temporary files beside it.
     """
     output = [f"{folder}.stdout", f"{folder}.stderr"]
     request = [program, flags, str(folder), *output]
@@ -93,7 +93,7 @@ class Programs:
 
 @contextlib.contextmanager
 def started() -> Iterator[Programs]:
-  """The server that forks them, for as long as the context lasts."""
+  """Starts the server that forks the programs; stops it when the context exits."""
   environment = os.environ | {
     "XLA_FLAGS": "",  # one device
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -112,7 +112,7 @@ def _serve() -> None:
   for name in _SLOW_TO_IMPORT:
     with contextlib.suppress(ImportError):  # torch is optional
       importlib.import_module(name)
-  gc.freeze()  # children need not look through it at their end
+  gc.freeze()  # spares the children from scanning it when they exit
   for line in sys.stdin:
     child = os.fork()
     if not child:
@@ -123,7 +123,7 @@ def _serve() -> None:
 def _become(
   program: str, flags: list[str], folder: str, stdout: str, stderr: str
 ) -> None:
-  """The program in this process; it ends by SystemExit, as a program does."""
+  """Runs the program in this process, which exits when the program does."""
   signal.alarm(_TIMEOUT_SECONDS)
   os.chdir(folder)
   files = (os.devnull, os.O_RDONLY), (stdout, _NEW), (stderr, _NEW)
@@ -131,7 +131,7 @@ def _become(
     os.dup2(os.open(path, mode), number)
   if program.startswith("-m "):
     name = program.removeprefix("-m ")
-    sys.modules.pop(name, None)  # else runpy warns of it
+    sys.modules.pop(name, None)  # otherwise runpy warns
     sys.argv = [name, *flags]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
   else:

@@ -1,4 +1,4 @@
-"""Audio files: PCM is read exactly, codecs closely; all else is a one-line error."""
+"""Audio files: PCM is read exactly, codecs approximately; errors have one line."""
 
 import contextlib
 import fractions

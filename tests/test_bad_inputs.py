@@ -203,12 +203,12 @@ HEAD = "dataset,pose_fn\n"
 
 
 def each(call: str, says: dict[str, str], slow: bool = False) -> list[Case]:
-  """A case for each ending of a call."""
+  """One case per entry: flags appended to `call` -> the expected error."""
   return [Case(end[:40], call + end, line, slow=slow) for end, line in says.items()]
 
 
 def spoilt(call: str, table: dict[str, list[Spoil]], slow: bool = False) -> list[Case]:
-  """A case of a good call for each way to spoil the material, by what it says."""
+  """One case per way to spoil the material, listed by the expected error."""
   return [
     Case(f"{spoil.__qualname__.split('.')[0]}: {says}", call, says, spoil, slow)
     for says, spoils in table.items()
@@ -551,7 +551,7 @@ def material(tmp_path_factory) -> pathlib.Path:
 
 
 def _write_run(folder: pathlib.Path, name: str, config) -> None:
-  """A workdir as a training leaves it after 3 steps, untrained."""
+  """Writes the workdir of a run at step 3, with its initial weights."""
   config = config.copy_and_resolve_references()
   config.dataset.data_dir = str(folder / "data")
   built = setup.build_data(config)
@@ -568,15 +568,15 @@ def _write_run(folder: pathlib.Path, name: str, config) -> None:
 
 
 def _listing(folder: pathlib.Path) -> dict[str, str]:
-  """Path -> digest of its content, "" for a folder, of all that must not change."""
+  """Path -> digest of each file that must not change; "" for a folder."""
   found = {
     str(path.relative_to(folder)): _digest(path) if path.is_file() else ""
     for path in folder.rglob("*")
   }
-  return {name: of for name, of in found.items() if not _may_come(name, of)}
+  return {name: of for name, of in found.items() if not _may_appear(name, of)}
 
 
-def _may_come(name: str, digest: str) -> bool:
+def _may_appear(name: str, digest: str) -> bool:
   """The lock of a workdir, and empty folders for a data set that cannot be built."""
   return name.endswith(workdir.LOCK) or (name.startswith("data/") and not digest)
 

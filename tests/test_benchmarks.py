@@ -1,4 +1,4 @@
-"""The benchmarks run and print what they say; speeds are not looked at."""
+"""The benchmarks run and print the expected rows; speeds are not checked."""
 
 import functools
 import importlib
@@ -22,13 +22,13 @@ _TINY_MODEL = (
 
 
 def _flags(**values: str | list[str]):
-  """Sets flags, as text, for a while."""
+  """Sets flags, given as text, until the context exits."""
   flags.FLAGS.mark_as_parsed()
   return flagsaver.as_parsed(**values)
 
 
 def _report(capsys, program: str, **values) -> dict:
-  """What a benchmark's last line says; its table has a line for each row."""
+  """The JSON of a benchmark; asserts that its table has the same rows."""
   main = importlib.import_module(f"benchmarks.{program}").main
   with _flags(repeats="2", **values):
     measure.report(main)
@@ -97,7 +97,7 @@ def test_demo_and_quickstart(capsys):
   assert "train.py: data set" in names
 
 
-def test_goals_are_met_from_the_right_side():
+def test_goals_are_lower_limits_for_rates_and_upper_limits_otherwise():
   rate = measure.Row("", "clips/s", [1, 3, 2], goal=2).to_json()
   assert (rate["median"], rate["met"]) == (2, True)
   assert not measure.Row("", "clips/s", [1], goal=2).to_json()["met"]

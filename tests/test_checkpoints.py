@@ -169,7 +169,7 @@ def test_the_best_falls_back_to_the_latest(tmp_path):
 
 
 @pytest.mark.parametrize("which", ["8", "0", "-7", "7.0", "newest", "", "Best", "7 "])
-def test_other_steps_are_refused_with_those_there_are(path, which):
+def test_the_error_for_a_missing_step_lists_the_available_ones(path, which):
   with pytest.raises(UserError) as e:
     _open(path).find(which)
   message = str(e.value)
@@ -205,8 +205,8 @@ _KERNEL = {"kernel": jnp.ones((4, 3))}
 _PARAMS = _state().params
 _OTHER = {
   "wider": _state(width=4).params,
-  "a network more": _PARAMS | {"discriminator": _KERNEL},
-  "a network less": {"generator": _PARAMS["generator"]},
+  "an extra network": _PARAMS | {"discriminator": _KERNEL},
+  "a missing network": {"generator": _PARAMS["generator"]},
   "renamed parameters": _PARAMS | {"generator": {"dense": _KERNEL}},
 }
 

@@ -54,7 +54,7 @@ def _times(folder: pathlib.Path):
   }
 
 
-def test_it_is_a_pack_like_any_other(prepared):
+def test_the_result_is_a_valid_pack(prepared):
   index = pack.read_index(prepared.root, "eve")
   rows = index.rows["train"] + index.rows["dev"]
   assert {row.video for row in rows} == {"long talk, part [1]"}
@@ -99,7 +99,7 @@ def test_statistics_are_mean_and_std_over_all_frames_of_train(prepared):
     np.testing.assert_allclose(table.std, std, atol=1e-3)
 
 
-def test_what_is_done_and_unchanged_is_not_done_again(prepared):
+def test_unchanged_stages_are_skipped(prepared):
   folders = [prepared.root / "eve" / name for name in ("work", "clips")]
   before, everything = [_times(f) for f in folders], _hashes(prepared.root)
   prepare.run(prepared)
@@ -107,7 +107,7 @@ def test_what_is_done_and_unchanged_is_not_done_again(prepared):
   assert _hashes(prepared.root) == everything
 
 
-def test_the_report_tells_of_every_video_and_needs_no_other_file(prepared):
+def test_the_report_covers_every_video_in_a_single_file(prepared):
   page = (prepared.root / "eve" / "report.html").read_text()
   assert page.count("<section>") == 2
   assert "long talk, part [1]" in page
@@ -136,7 +136,7 @@ def _csv(opts):
     return list(csv.DictReader(file))
 
 
-def test_only_what_changed_is_done_again(tmp_path):
+def test_only_changed_stages_run_again(tmp_path):
   make_source(tmp_path, "a", frames=150)
   make_source(tmp_path, "b", frames=150, seed=1)
   opts = options(tmp_path)
@@ -193,7 +193,7 @@ def test_bad_videos_are_named_or_left_out(tmp_path):
   ("change", "said"),
   [({"speaker": ""}, "--speaker="), ({"openpose_dir": None}, "needs --openpose_dir")],
 )
-def test_options_that_cannot_be_are_named(tmp_path, change, said):
+def test_invalid_options_are_named(tmp_path, change, said):
   (tmp_path / "videos").mkdir()
   with pytest.raises(UserError, match=said):
     options(tmp_path, **change)
@@ -236,7 +236,7 @@ def test_without_the_network_mediapipe_says_so_and_names_openpose(
     mediapipe_env.ensure(tmp_path / "env")
 
 
-def test_a_python_that_has_no_wheel_is_not_taken(monkeypatch):
+def test_a_python_without_a_wheel_is_rejected(monkeypatch):
   monkeypatch.setattr(mediapipe_env, "_PYTHONS", ("python3.5",))
   with pytest.raises(UserError, match=r"no wheel for Python.*--keypoints=openpose"):
     mediapipe_env._find_python()
@@ -304,7 +304,7 @@ def test_the_real_openpose_folder_gives_the_clips_of_its_arrays(real_pack, tmp_p
 
 
 @pytest.mark.slow
-def test_mediapipe_is_as_near_to_the_truth_as_stated(real_pack, tmp_path):
+def test_mediapipe_is_as_accurate_as_documented(real_pack, tmp_path):
   """Needs the network or the environment in its usual place; about a minute."""
   sources = real_pack.parent / "sources"
   (tmp_path / "videos").mkdir()

@@ -142,7 +142,7 @@ def test_gaps_of_five_frames_are_closed_and_longer_ones_are_not():
   np.testing.assert_allclose(cleaned[10:15], whole[10:15], atol=3)
 
 
-def test_no_gap_is_closed_over_a_leap():
+def test_gaps_across_a_jump_are_not_closed():
   keypoints = person(40)
   keypoints[12:][:, 0] += 400 * (keypoints[12:][:, 2] > 0)  # another shot
   keypoints[10:12] = 0
@@ -179,7 +179,7 @@ def test_frames_at_their_time_are_taken_exactly():
   np.testing.assert_array_equal(grid, keypoints)
 
 
-def test_what_made_a_point_goes_through_to_15_frames():
+def test_resampling_keeps_the_origin_of_points():
   keypoints = person(40)
   origin = _origin(keypoints)
   origin[20:30, LEFT] = Origin.SECOND_PASS
@@ -201,7 +201,7 @@ def test_every_video_gets_the_reference_shoulders():
     assert factor == pytest.approx(REFERENCE_SHOULDER_WIDTH_PX / unit, rel=0.02)
 
 
-def test_rules_hold_for_any_size_and_for_nobody():
+def test_rules_work_for_any_size_and_without_a_person():
   assert not any(_counts(person(20, unit=50)).values())
   nobody = np.zeros((20, 3, kp.OPENPOSE.num_joints), np.float32)
   assert not any(_counts(nobody).values())

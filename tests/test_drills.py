@@ -111,7 +111,7 @@ def _train_for_a_while(folder, path, seen=None, prefix=(), **fields) -> Program:
 
 
 def _assert_finishes(folder, path, other: pathlib.Path, prefix=(), seen=None) -> None:
-  """Asserts that the same command goes on, to the result of another run."""
+  """Asserts that the same command resumes and ends with the result of `other`."""
   program = _train(folder, path, prefix=prefix)
   assert program.wait() == 0, program.errors.read_text()
   _assert_same_run(seen or path, other)
@@ -159,7 +159,7 @@ def _metrics(path: pathlib.Path) -> list[dict]:
 
 
 def _assert_same_run(path: pathlib.Path, other: pathlib.Path) -> None:
-  """Asserts the same bits, lines and files, and no temporary files."""
+  """Asserts equal states, metrics and files, and no temporary files."""
   ours, theirs = (jax.tree.leaves(runs.load(p).state) for p in (path, other))
   for a, b in zip(ours, theirs, strict=True):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

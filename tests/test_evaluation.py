@@ -113,12 +113,12 @@ def _result(path, **options):
   return json.loads(file.read_text())
 
 
-def test_a_pose_vae_adds_ftd_and_the_references_stand_beside(sdt, vae):
+def test_a_pose_vae_adds_ftd_and_references_are_reported(sdt, vae):
   assert "ftd" in _result(vae)["metrics"]  # by its own features
   result = _result(sdt, pose_vae=str(vae))
   assert result["metrics"]["ftd"]["value"] > 0
   rows = result["references"]
-  # Five clips of one performance overlap: no "truth of another".
+  # All five clips overlap, so there is no reference "truth of another".
   assert set(rows) == {"truth", "mean pose", "retrieval"}
   assert rows["truth"]["l2"]["value"] == 0
   assert rows["truth"]["ftd"]["value"] == pytest.approx(0, abs=1e-4)

@@ -1,8 +1,8 @@
-"""Every reader of outside files, on damaged ones: what comes out is a value or a
-UserError of one line, soon and in little memory.
+"""Damaged files for every reader of external files: it must return a value or raise a
+one-line UserError, quickly and without allocating much memory.
 
-`READERS` names them all. `test_torch_zip.py` and `test_openpose.py` go deeper into the
-grammar of their formats.
+`READERS` lists the readers. `test_torch_zip.py` and `test_openpose.py` test the grammar
+of their formats in more depth.
 """
 
 import json
@@ -39,7 +39,7 @@ _SPEAKER = speakers.published("oliver")
 
 
 class Reader(NamedTuple):
-  """A file, relative to a folder of its own; what writes a good one, and its reader."""
+  """The name of a file, a function that writes a valid one, and the reader to test."""
 
   file: str
   write: Callable[[pathlib.Path], Any]
@@ -56,13 +56,13 @@ def _read_config(path: pathlib.Path) -> None:
 
 
 def _checkpoint(path: pathlib.Path) -> None:
-  """As the original saves it, with too few tensors."""
+  """A checkpoint in the format of the original, with only some of its tensors."""
   model = {name: np.ones((4, 4, 3), np.float32) for name in _TENSORS}
   torch_zip.write(path, {"epoch": 1, "step": 2, "model_state_dict": model})
 
 
-def _take_over(content: Any) -> None:
-  """The way of a .pth file up to the config of the run."""
+def _to_config(content: Any) -> None:
+  """Imports the content of a .pth file, up to the config of the run."""
   model = original.parse(content).model
   config = config_lib.default()
   original.kind(model)
@@ -113,9 +113,9 @@ READERS = {
     lambda path: sources.choose(str(path), np.zeros((3, 4), np.float32)),
   ),
   "OpenPose JSON": Reader("a_0_keypoints.json", _openpose, openpose.read_openpose_file),
-  "pth": Reader("a.pth", _checkpoint, lambda path: _take_over(torch_file.read(path))),
+  "pth": Reader("a.pth", _checkpoint, lambda path: _to_config(torch_file.read(path))),
   "pth without torch": Reader(
-    "a.pth", _checkpoint, lambda path: _take_over(torch_zip.read(path))
+    "a.pth", _checkpoint, lambda path: _to_config(torch_zip.read(path))
   ),
   "sound": Reader("a.wav", _sound, audio_file.load_audio),
   "compressed sound": Reader("a.flac", _sound, audio_file.load_audio),
@@ -157,7 +157,7 @@ _EDITS = st.lists(
 
 @st.composite
 def damaged(draw: st.DrawFn, good: bytes) -> bytes:
-  """Other bytes, or good ones that are changed here and there and perhaps cut off."""
+  """Random bytes, or valid bytes with random edits and possibly a truncated end."""
   if draw(st.integers(0, 5)) == 0:
     return draw(st.binary(max_size=200))
   content = bytearray(good)
@@ -212,7 +212,7 @@ def test_a_damaged_file_is_a_user_error(tmp_path, name):
   _try(name, path, damaged(path.read_bytes()), path.write_bytes)
 
 
-# JSON whose form is right and whose values are not.
+# Well-formed JSON with invalid values.
 
 _VALUES = st.recursive(
   st.none()
@@ -316,7 +316,7 @@ _CONTENT = st.fixed_dictionaries(
 @_settings
 @hypothesis.given(_CONTENT | _VALUES)
 def test_any_content_of_a_pth_is_a_user_error(content):
-  _check(_take_over, content)
+  _check(_to_config, content)
 
 
 @pytest.mark.parametrize("count", [10**8, 10**10, 10**12, 10**18])

@@ -73,7 +73,7 @@ def without_templates(path) -> GestureModel:
 
 
 def _sound(frames: int, extra: int = 1) -> np.ndarray:
-  """Noise under that many frames, and some samples of the next."""
+  """Noise as long as that many frames, plus `extra` samples."""
   samples = audio.num_samples(frames) + extra
   return 0.1 * np.random.default_rng(1).standard_normal(samples).astype(np.float32)
 
@@ -134,7 +134,7 @@ def test_lengths_of_one_bucket_share_a_program(model):
 
 @contextlib.contextmanager
 def _compilations():
-  """The times that JAX compiles for meanwhile."""
+  """Yields a list that collects the duration of each compilation in the context."""
   times = []
 
   def listen(event, duration_secs, **kwargs):
@@ -146,7 +146,7 @@ def _compilations():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_many_sounds_on_many_devices_are_as_one_by_one(model):
+def test_a_batch_on_many_devices_equals_one_by_one(model):
   assert model.at_once == 8
   sounds = [np.roll(_sound(frames), frames) for frames in (70, 5, 64, 80, 66) * 2]
   codes = [model.bank[i % NUM_CLIPS] for i in range(len(sounds))]

@@ -1,4 +1,4 @@
-"""Who may import whom: down the list only, and each outside library behind its file."""
+"""Modules import only lower layers; each external library is used in one place only."""
 
 import ast
 import functools
@@ -25,7 +25,7 @@ LAYERS = (
 # Packages of one layer that must not import each other.
 APART = [{"sdt_jax.templates", "sdt_jax.data"}, {"sdt_jax.exports", "sdt_jax.interop"}]
 
-# Outside library -> the only modules that may know it. Data preparation reads
+# External library -> the only modules that may use it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.
 OWNERS = {
   "jax.sharding": {"sdt_jax.training.parallel"},
@@ -107,7 +107,7 @@ def _layer(name: str) -> int | None:
   return max(known)[1] if known else None
 
 
-def test_the_layers_name_what_there_is():
+def test_the_layers_list_every_module():
   for package in set().union(*LAYERS):
     assert any(_within(module, package) for module in SOURCES), package
 
@@ -121,7 +121,7 @@ def test_imports_point_down(module):
 
 
 @pytest.mark.parametrize("pair", APART, ids=lambda pair: " and ".join(sorted(pair)))
-def test_neighbours_do_not_know_each_other(pair):
+def test_packages_of_a_layer_are_independent(pair):
   for module in SOURCES:
     own = {package for package in pair if _within(module, package)}
     for other in pair - own if own else ():

@@ -38,7 +38,7 @@ def small_config(kind: str):
 
 
 def random_state(config, seed: int = 0):
-  """A state in which every number is another, moments of Adam included."""
+  """A state in which all numbers differ, including the moments of Adam."""
   method = methods.build(config, steps_per_epoch=1)
   shapes = jax.eval_shape(lambda: runs.init_state(method, 0, CLIPS))
   rng = np.random.default_rng(seed)
@@ -182,7 +182,7 @@ def test_an_imported_pose_vae_gives_the_golden_codes(golden_run):
     np.testing.assert_array_equal(run.state.bank[ours], golden.recipe(theirs, (10, 32)))
 
 
-# What an imported run is for.
+# Using imported runs.
 
 
 def write_wav(path: pathlib.Path, seconds: int) -> np.ndarray:
@@ -298,7 +298,7 @@ _NOT_THE_FILES = {
 
 
 @pytest.mark.parametrize(("field", "value"), _NOT_THE_FILES.items())
-def test_a_config_that_is_not_the_files_is_refused(content, tmp_path, field, value):
+def test_a_config_that_contradicts_the_file_is_refused(content, tmp_path, field, value):
   config = small_config("sdt_bp")
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=f"config.{field} is"):
@@ -306,14 +306,14 @@ def test_a_config_that_is_not_the_files_is_refused(content, tmp_path, field, val
   assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_what_a_file_does_not_tell_is_the_configs(content, tmp_path):
+def test_the_config_supplies_what_the_file_does_not_contain(content, tmp_path):
   config = small_config("sdt_bp")
   config.generator.norm = "in"
   config.num_epochs = 7
   importing(content, tmp_path, config=config)
   ours = workdir.read_config(tmp_path / "run")
   assert (ours.generator.norm, ours.num_epochs) == ("in", 7)
-  assert config.dataset.name == "synthetic"  # the caller's own is not changed
+  assert config.dataset.name == "synthetic"  # the caller's config is unchanged
 
 
 def test_data_of_another_number_of_clips_is_refused(content, tmp_path):

@@ -1,4 +1,4 @@
-"""A whole training run, and what its workdir is good for afterwards."""
+"""Whole training runs: resuming, evaluating and reading their workdirs."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from sdt_jax.training import runs
 
 
 class _NoGallery:
-  """No picture is asked for but the map of the templates."""
+  """Accepts the plot of the templates; fails if a sample video is requested."""
 
   def __init__(self, folder, board, board_videos):
     pass
 
   def add_sample(self, sample, step):
-    raise AssertionError("no sample video was asked for")
+    raise AssertionError("unexpected request for a sample video")
 
   def add_templates(self, bank, epoch, step):
     assert bank.ndim >= 2
@@ -210,7 +210,7 @@ def test_checkpoints_by_steps_and_by_time(train, fields):
 @pytest.mark.parametrize(
   "fields", [{"dataset.cache_gb": 0.0}, {"steps_at_once": 3}], ids=str
 )
-def test_how_clips_come_to_the_devices_does_not_matter(fields, train, trained):
+def test_results_do_not_depend_on_how_data_is_fed(fields, train, trained):
   lines = map(_timeless, (train(**fields), trained))
   for ours, theirs in zip(*lines, strict=True):
     assert ours.pop("split") == theirs.pop("split")
@@ -228,9 +228,9 @@ def test_blocks_end_where_something_is_due(train):
   assert {"2", "4", "5", "6", "8", "10"} <= _steps(path)
 
 
-def test_what_a_run_tells_cannot_stop_it(train, caplog):
+def test_failed_logging_does_not_stop_a_run(train, caplog):
   class Breaks(_NoGallery):
-    """From the start on neither metrics nor events can be written."""
+    """Makes writing metrics and events fail from the start."""
 
     def __init__(self, folder, board, board_videos):
       board._file.close()
@@ -243,7 +243,7 @@ def test_what_a_run_tells_cannot_stop_it(train, caplog):
   assert any("TensorBoard" in w for w in warnings)
 
 
-def test_pictures_that_fail_are_told_once(train, tmp_path, caplog):
+def test_failed_sample_videos_are_reported_once(train, tmp_path, caplog):
   path = tmp_path / "w"
   path.mkdir()
   (path / workdir.VIDEOS).write_text("in the way")

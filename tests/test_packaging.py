@@ -1,4 +1,4 @@
-"""The wheel holds everything under `sdt_jax` and nothing beside it, and works."""
+"""The wheel is complete, has `sdt_jax` as its only top-level name, and works."""
 
 import functools
 import pathlib

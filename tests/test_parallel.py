@@ -1,8 +1,8 @@
 """A step over eight devices equals the step over the full batch on one device.
 
-What is compared are raw gradients: an optimiser like Adam would hide that they are too
-large by the number of devices. They are compared in double precision: the norm over
-the few channels of these networks amplifies the rounding of single precision.
+The tests compare raw gradients, since an optimiser like Adam would hide gradients that
+are too large by a factor of the number of devices. They run in double precision: norms
+over the few channels of these networks amplify single-precision rounding errors.
 """
 
 import functools
@@ -62,7 +62,7 @@ def _model(experiment: str, kl_weight=KL_WEIGHT):
 
 
 def _state(experiment: str) -> train_state.TrainState:
-  """A state full of numbers (the real start has no template variance), in NumPy."""
+  """A random state in NumPy (in a real initial state, templates have no variance)."""
   init = functools.partial(_model(experiment).init, num_clips=BANK)
 
   def fill(path, leaf):
@@ -80,7 +80,7 @@ def _state(experiment: str) -> train_state.TrainState:
 
 def _batch() -> dict[str, np.ndarray]:
   # The clips differ in loudness and poses, so that no device's share is like another's.
-  # Half a second of sound does: its features are stretched over the frames anyway.
+  # Half a second of audio is enough: its features are stretched over the frames.
   scale = np.linspace(0.3, 2, BATCH)
   return {
     "audio": 0.1 * scale[:, None] * RNG.standard_normal((BATCH, 8000)),
@@ -115,7 +115,7 @@ def _run(step, mode, state, batches, length: int | None = None):
 
 
 class Case(NamedTuple):
-  """A step of the full batch on one device; what comes out is in NumPy."""
+  """A step with the full batch on one device; the results are NumPy arrays."""
 
   experiment: str
   state: train_state.TrainState
@@ -182,13 +182,13 @@ def test_eight_devices_equal_one(case, mode):
 def test_a_block_of_steps_equals_step_by_step(mode):
   step, batches = _step("sdt_bp"), [_batch() for _ in range(3)]
   state = one_by_one = _state("sdt_bp")
-  told = []
+  one_by_one = []
   for batch in batches:
     one_by_one, metrics = _run(step, mode, one_by_one, [batch])
-    told.append(jax.device_get(metrics["loss"][0]))
+    one_by_one.append(jax.device_get(metrics["loss"][0]))
   at_once, metrics = _run(step, mode, state, batches, length=4)
   assert int(at_once.step) == 3
-  np.testing.assert_allclose(metrics["loss"][:3], told, rtol=TOLERANCE)
+  np.testing.assert_allclose(metrics["loss"][:3], one_by_one, rtol=TOLERANCE)
   _assert_close(at_once.params, one_by_one.params)
 
 

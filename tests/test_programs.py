@@ -1,4 +1,4 @@
-"""The programs as a user calls them; `test_bad_inputs.py` has what they refuse."""
+"""Runs the programs as a user does; `test_bad_inputs.py` covers their errors."""
 
 import av
 import golden

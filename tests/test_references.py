@@ -1,4 +1,4 @@
-"""Reference motions: no clip gets its own truth, sounds find their like."""
+"""Reference motions: no clip gets its own motion; nearest sounds match."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_no_clip_gets_one_that_it_overlaps(clips, seed):
   try:
     others = references.other_clips(len(clips), seed, places)
   except UserError:
-    return  # too crowded; the next test says when that may be
+    return  # too few clips that do not overlap; see the next test
   np.testing.assert_array_equal(np.sort(others), np.arange(len(clips)))
   assert not any(overlap(places, i, j) for i, j in enumerate(others))
 
@@ -89,14 +89,14 @@ def test_mean_pose_held_is_the_mean_of_final_poses_and_still(hierarchical):
 
 
 def tones(frequencies, seed):
-  """One clip a frequency: bursts of a tone in noise."""
+  """One clip per frequency: bursts of a tone in noise."""
   rng = np.random.default_rng(seed)
   t = np.arange(68266) / 16_000
   bursts = np.sin(2 * np.pi * np.asarray(frequencies)[:, None] * t) * (t % 1 < 0.5)
   return (0.3 * bursts + 0.01 * rng.normal(size=bursts.shape)).astype(np.float32)
 
 
-def test_each_sound_finds_its_like():
+def test_each_sound_finds_the_nearest_one():
   heard = [200, 400, 800, 1600, 3200]
   wanted = [3, 0, 4, 2, 1, 1]
   found = references.nearest_features(

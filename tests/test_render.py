@@ -132,7 +132,7 @@ def test_missing_poses_are_not_drawn(value):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_wild_values_are_harmless(poses_px, dtype):
+def test_extreme_values_are_harmless(poses_px, dtype):
   rng = np.random.default_rng(0)
   wild = [np.nan, np.inf, -np.inf, 1e9, -1e38, 0.0, 3e4, -12.0]
   for _ in range(200):
@@ -161,7 +161,7 @@ def test_all_motion_stays_in_the_image(poses_px, size, stretch):
 
 
 @pytest.mark.parametrize("wild", [300.0, 900.0, 1e5, np.nan, np.inf])
-def test_a_wild_point_does_not_shrink_the_person(poses_px, wild):
+def test_an_outlier_does_not_shrink_the_person(poses_px, wild):
   spoilt, point = poses_px.copy(), kp.UPPER_BODY.index["left_hand_index_4"]
   spoilt[20, 0, point] = wild
   np.testing.assert_array_equal(next(render.pose_frames(spoilt)), draw(poses_px[0]))

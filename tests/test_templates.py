@@ -1,4 +1,4 @@
-"""What `--template` may say."""
+"""Allowed and rejected values of `--template`."""
 
 import numpy as np
 import pytest

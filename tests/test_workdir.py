@@ -1,4 +1,4 @@
-"""What describes a run, and when a run may go on."""
+"""The files that describe a run, and the changes with which it may resume."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def test_fields_that_do_not_change_the_model_may_change(path, fields):
     ("optimizer.milestones", (1,), r"optimizer.milestones \(\[.*\] -> \[1\]\)"),
   ],
 )
-def test_fields_that_say_what_it_is_may_not(path, field, value, change):
+def test_fields_that_define_the_run_may_not_change(path, field, value, change):
   with pytest.raises(UserError, match=change) as e:
     workdir.check_same(path, tiny.config("data", **{field: value}))
   assert str(path) in str(e.value)

@@ -111,7 +111,7 @@ def open_or_build(
   path = pathlib.Path(folder, f"{_PREFIX}{hashlib.sha256(content).hexdigest()[:12]}")
   try:
     return _open(path, split, layout, size)
-  except Exception:  # NumPy raises many types for files that it cannot map
+  except Exception:  # NumPy raises many kinds of errors for bad files
     pass
   try:
     _build(path, split, recordings, layout, size)

@@ -69,7 +69,7 @@ def _step(last: Example, clip: Example) -> tuple[int, int] | None:
 
 
 def _overlap(last: np.ndarray, following: np.ndarray, step: int) -> bool:
-  """Whether `last` from `step` on has the same bits as the start of `following`."""
+  """Whether `last[step:]` equals the start of `following` bit for bit."""
   return last[step:].tobytes() == following[: len(last) - step].tobytes()
 
 

@@ -16,7 +16,7 @@ from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _VIDEO_FRAMES = 60 * audio.FPS
-# Packs have a clip every 5 frames; with this stride, as many clips cover 3 times more.
+# Packs have a clip every 5 frames; here, each clip adds three times as many new frames.
 _STRIDE = 16
 _CLIPS_PER_VIDEO = (_VIDEO_FRAMES - audio.CLIP_FRAMES) // _STRIDE + 1
 

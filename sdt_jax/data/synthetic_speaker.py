@@ -4,8 +4,8 @@ It is a data set that needs no download, and a measuring instrument: the mouth o
 the prominence and the hidden template of each frame are known, so one can measure what
 a model has learnt. The audio (`synthetic_voice`) determines the lips, and the timing of
 strokes and nods. It does not determine the position of the hands, which hand gestures,
-the turn of the head or the lean of the shoulders. These are the template, which is
-drawn for each phrase from a separate random stream. A regression from audio can only
+the turn of the head or the lean of the shoulders. These form the template, which
+is drawn for each phrase from a separate random stream. A regression from audio can only
 predict its mean.
 
 Conventions: 1280x720 pixels, x to the right, y down, z towards the viewer. "Left" and

@@ -1,11 +1,11 @@
 """The voice of the synthetic speaker: speech-like audio with known articulation.
 
-First, a script of phones is drawn at random: phrases of breath groups of syllables with
-onset, vowel and coda. The targets of the phones are smoothed to give the articulation.
-Then a source (glottal pulses and noise) is filtered according to the articulation
-(G. Fant, Acoustic Theory of Speech Production, 1960). The audio has no words, but the
-acoustics of speech: open vowels are loud and have a high first formant, closures are
-quiet, and some syllables are prominent, that is longer, louder and higher.
+First, a script of phones is drawn at random: phrases contain breath groups, and these
+contain syllables with onset, vowel and coda. Smoothing the targets of the phones gives
+the articulation. Then a source (glottal pulses and noise) is filtered accordingly (G.
+Fant, Acoustic Theory of Speech Production, 1960). The audio has no words, but it has
+the acoustics of speech: open vowels are loud and have a high first formant, closures
+are quiet, and some syllables are prominent, that is longer, louder and higher.
 
 Conventions: times are in seconds from the start of the audio. Tracks (K,) have one
 value per hop of `HOP` samples, at the middle of the hop.
