@@ -61,11 +61,8 @@ class Field:
   absent: Any = None
 
 
-def _run_field(
-  default: Any, meaning: str, allowed: Allowed = _ANY, absent: Any = None
-) -> Field:
-  """A field that a resumed run may change: it concerns how, not what, is trained."""
-  return Field(default, meaning, allowed, may_change=True, absent=absent)
+# A field that a resumed run may change: it concerns how, not what, is trained.
+_run_field = functools.partial(Field, may_change=True)
 
 
 FIELDS: dict[str, Any] = {
@@ -227,9 +224,7 @@ def check(config: Config) -> None:
   sections = {name.rpartition(".")[0] for name in BY_NAME}
   for name in values.keys() - BY_NAME.keys():
     if name in sections:
-      raise UserError(
-        f"config.{name} is {values[name]!r}; expected a section of fields"
-      )
+      raise UserError(f"config.{name} is {values[name]!r}; expected a section")
     raise UserError(f"config.{name} is not a field; {_SEE_FIELDS}")
   for name, field in BY_NAME.items():
     if name not in values:
@@ -319,13 +314,13 @@ def experiment(name: str) -> Config:
 
 def table() -> str:
   """Every field as a row of a Markdown table."""
-  rows = ["| field | default | meaning | allowed | a run may change it |", "|---" * 5]
+  head = "| field | default | meaning | allowed | a run may change it |"
+  rows = [head, "|---" * 5 + "|"]
   for name, field in BY_NAME.items():
     allowed = "" if field.allowed is _ANY else field.allowed.text
     change = "yes" if field.may_change else ""
     value = json.dumps(field.default)
     rows.append(f"| `{name}` | `{value}` | {field.meaning} | {allowed} | {change} |")
-  rows[1] += "|"
   return "\n".join(rows)
 
 

@@ -87,19 +87,7 @@ def evaluate_run(
   )
   rows = np.arange(len(split))
   truth_px = split.poses_px(rows)
-  chosen = sources.choose(
-    options.template,
-    run.method.bank(run.state),
-    num_samples=options.num_samples,
-    num_clips=len(split),
-    seed=options.seed,
-    encode=lambda: _encoded(run, pose_vae, truth_px),
-  )
-  evaluator = Evaluator(run.method, run.table, run.config)
-  poses_px = [
-    evaluator.generate(run.state, split, templates and templates.codes, rows)
-    for templates in chosen
-  ]
+  poses_px = _generate(run, options, split, pose_vae, truth_px)
   clips = scoring.Clips(truth_px, _beat_data(train, split), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
   scores = scorer.score(poses_px[0])
@@ -151,6 +139,25 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
       f"{run.speaker.name}; give one of the same speaker"
     )
   return pose_vae
+
+
+def _generate(
+  run: Run, options: Options, split: Split, pose_vae: Run | None, truth_px: np.ndarray
+) -> list[np.ndarray]:
+  """Final poses (N, T, dims, joints) of each rendering."""
+  chosen = sources.choose(
+    options.template,
+    run.method.bank(run.state),
+    num_samples=options.num_samples,
+    num_clips=len(split),
+    seed=options.seed,
+    encode=lambda: _encoded(run, pose_vae, truth_px),
+  )
+  evaluator, rows = Evaluator(run.method, run.table, run.config), np.arange(len(split))
+  return [
+    evaluator.generate(run.state, split, templates and templates.codes, rows)
+    for templates in chosen
+  ]
 
 
 def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray:
@@ -239,14 +246,11 @@ def _save_poses(
 
 
 def _to_json(scores: scoring.Scores) -> dict[str, Any]:
-  return {
-    name: {
-      # JSON has no NaN.
-      key: value if math.isfinite(value) else None
-      for key, value in (("value", s.value), ("low", s.low), ("high", s.high))
-    }
-    for name, s in scores.items()
-  }
+  def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+  keys = ("value", "low", "high")
+  return {n: {k: finite(getattr(s, k)) for k in keys} for n, s in scores.items()}
 
 
 def table(rows: dict[str, scoring.Scores]) -> str:

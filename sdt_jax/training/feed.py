@@ -123,12 +123,7 @@ def ahead(
 
 
 def fits(split: pipeline.Split, limit_gb: float) -> bool:
-  """Whether the split can be resident.
-
-  Args:
-    split: the training clips.
-    limit_gb: limit of its size on a device, in 10^9 bytes.
-  """
+  """Whether the split can be resident in `limit_gb` (10^9 bytes) of each device."""
   tracks = split.tracks()
   if max(len(tracks.audio), len(tracks.poses)) >= 2**31:  # positions are int32
     return False
