@@ -224,7 +224,9 @@ def check(config: Config) -> None:
   sections = {name.rpartition(".")[0] for name in BY_NAME}
   for name in values.keys() - BY_NAME.keys():
     if name in sections:
-      raise UserError(f"config.{name} is {values[name]!r}; expected a section")
+      raise UserError(
+        f"config.{name} is {values[name]!r}; expected a section of fields"
+      )
     raise UserError(f"config.{name} is not a field; {_SEE_FIELDS}")
   for name, field in BY_NAME.items():
     if name not in values:
