@@ -11,9 +11,7 @@ from absl import flags
 from benchmarks import measure, workloads
 from sdt_jax.synthesis import render
 
-_FRAMES = flags.DEFINE_integer(
-  "frames", 120, "Number of frames per timing.", lower_bound=1
-)
+_FRAMES = flags.DEFINE_integer("frames", 120, "Frames per timing.", lower_bound=1)
 
 _GOALS = {(1280, 720): 800, (640, 360): None}
 

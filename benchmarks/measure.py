@@ -24,9 +24,7 @@ from sdt_jax import cli
 from sdt_jax.errors import UserError
 from sdt_jax.training import parallel
 
-REPEATS = flags.DEFINE_integer(
-  "repeats", 5, "Number of timings of each variant.", lower_bound=1
-)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timings per variant.", lower_bound=1)
 _WARMUP = flags.DEFINE_integer("warmup", 1, "Number of untimed calls.", lower_bound=0)
 _PROFILE = flags.DEFINE_string(
   "profile", None, "Folder for a jax.profiler trace of one warm call of each variant."
@@ -98,9 +96,8 @@ def machine() -> dict[str, Any]:
 
 def describe(machine: dict[str, Any]) -> str:
   """`machine()` as one line of text."""
-  return "{devices} x {device}, {cores} CPU cores, Python {python}, JAX {jax}".format(
-    **machine
-  )
+  text = "{devices} x {device}, {cores} CPU cores, Python {python}, JAX {jax}"
+  return text.format(**machine)
 
 
 def _peak_memory() -> float:

@@ -18,9 +18,7 @@ from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.synthesis import samples
 from sdt_jax.training import loop
 
-_EPOCHS = flags.DEFINE_integer(
-  "epochs", 3, "Number of epochs, of 16 steps each.", lower_bound=1
-)
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of 16 steps.", lower_bound=1)
 
 _VARIANTS = {
   "resident, 1 step at a time": {"steps_at_once": 1},
@@ -55,9 +53,8 @@ def _train(folder: pathlib.Path, name: str, fields: dict) -> list[dict]:
       **fields,
     }
   )
-  path = folder / name
-  loop.train(config, path, Evaluator, samples.Gallery)
-  lines = workdir.read_metrics(path)
+  loop.train(config, folder / name, Evaluator, samples.Gallery)
+  lines = workdir.read_metrics(folder / name)
   return [line for line in lines if line["split"] == "train"][1:]
 
 

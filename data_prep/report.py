@@ -81,9 +81,6 @@ class Facts:
     self.lag = measures.best_lag(self.lag_curve, self.frames)
 
 
-# --- warnings ---
-
-
 def warnings(facts: Facts) -> list[str]:
   """Problems that the user should check or can fix, one sentence each."""
   found = list(facts.detection["notes"])
@@ -137,9 +134,6 @@ def _window_warnings(facts: Facts) -> list[str]:
     f"{lost:.0%} of the windows were dropped, most ({count}) for '{reason}': "
     + _REMEDIES[reason]
   ]
-
-
-# --- pictures ---
 
 
 def _embedded(picture: np.ndarray, lossless: bool = False) -> str:
@@ -213,9 +207,6 @@ def _lag_plot(facts: Facts) -> np.ndarray:
   return plot
 
 
-# --- text ---
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
   def line(cells, tag):
     return "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
@@ -242,22 +233,19 @@ def _summary(all_facts: Sequence[Facts]) -> str:
 
 
 def _part_table(facts: Facts) -> str:
-  rows = []
-  for part, strip in facts.origins.items():
-    shares = [float((strip == origin).mean()) for origin in Origin]
-    rows.append(
-      (
-        part.replace("_", " "),
-        f"{facts.coverage_found[part]:.1%}",
-        f"{facts.coverage[part]:.1%}",
-        *(f"{share:.1%}" for share in shares[1:]),
-        f"{facts.jitter[part]:.1f}",
-      )
+  rows = [
+    (
+      part.replace("_", " "),
+      f"{facts.coverage_found[part]:.1%}",
+      f"{facts.coverage[part]:.1%}",
+      *(f"{float((strip == origin).mean()):.1%}" for origin in list(Origin)[1:]),
+      f"{facts.jitter[part]:.1f}",
     )
-  head = ("part", "complete, detected", "complete, cleaned")
-  return _table(
-    (*head, "found", "second pass", "interpolated", "jitter px/frame²"), rows
-  )
+    for part, strip in facts.origins.items()
+  ]
+  origins = ("found", "second pass", "interpolated")
+  head = ("part", "complete, detected", "complete, cleaned", *origins)
+  return _table((*head, "jitter px/frame²"), rows)
 
 
 def _rules_table(facts: Facts) -> str:
@@ -270,11 +258,10 @@ def _rules_table(facts: Facts) -> str:
 
 
 def _video_section(facts: Facts) -> str:
+  shown = _drawn(facts, _evenly(_EXAMPLES, facts.frames), _EXAMPLE_SIZE)
   examples = "".join(
     f'<figure><img src="{_embedded(picture)}"><figcaption>{label}</figcaption></figure>'
-    for _, label, picture in _drawn(
-      facts, _evenly(_EXAMPLES, facts.frames), _EXAMPLE_SIZE
-    )
+    for _, label, picture in shown
   )
   return _SECTION.read_text(encoding="utf-8").format(
     f=facts,

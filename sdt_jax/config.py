@@ -61,11 +61,8 @@ class Field:
   absent: Any = None
 
 
-def _run_field(
-  default: Any, meaning: str, allowed: Allowed = _ANY, absent: Any = None
-) -> Field:
-  """A field that a resumed run may change: it concerns how, not what, is trained."""
-  return Field(default, meaning, allowed, may_change=True, absent=absent)
+# A field that a resumed run may change: it concerns how, not what, is trained.
+_run_field = functools.partial(Field, may_change=True)
 
 
 FIELDS: dict[str, Any] = {
@@ -319,13 +316,13 @@ def experiment(name: str) -> Config:
 
 def table() -> str:
   """Every field as a row of a Markdown table."""
-  rows = ["| field | default | meaning | allowed | a run may change it |", "|---" * 5]
+  head = "| field | default | meaning | allowed | a run may change it |"
+  rows = [head, "|---" * 5 + "|"]
   for name, field in BY_NAME.items():
     allowed = "" if field.allowed is _ANY else field.allowed.text
     change = "yes" if field.may_change else ""
     value = json.dumps(field.default)
     rows.append(f"| `{name}` | `{value}` | {field.meaning} | {allowed} | {change} |")
-  rows[1] += "|"
   return "\n".join(rows)
 
 

@@ -129,12 +129,7 @@ def from_global(poses_px: Poses, table: PoseTable) -> Poses:
 
 
 def to_final(poses_norm: Poses, table: PoseTable) -> Poses:
-  """Output of a model -> final poses in pixels of the common speaker size.
-
-  Args:
-    poses_norm: (..., dims, joints) normalised poses.
-    table: the statistics that they were normalised with.
-  """
+  """(..., dims, joints) normalised -> final poses, pixels of the common size."""
   poses = denormalize(poses_norm, table)
   if table.hierarchical:
     poses = to_global(poses)

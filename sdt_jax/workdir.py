@@ -25,12 +25,8 @@ from sdt_jax import files, speakers
 from sdt_jax.config import Config, differences, with_absent_fields
 from sdt_jax.errors import UserError
 
-CONFIG, SPEAKER, CLIPS, METRICS = (
-  "config.json",
-  "speaker.json",
-  "clips.txt",
-  "metrics.jsonl",
-)
+CONFIG, SPEAKER = "config.json", "speaker.json"
+CLIPS, METRICS = "clips.txt", "metrics.jsonl"
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
 
 _log = logging.getLogger(__name__)
@@ -142,15 +138,14 @@ def read_config(path: pathlib.Path) -> Config:
   if not path.is_dir():
     raise UserError(f"{path}: no such folder; give the workdir of a training run")
   fields = _read_json(path / CONFIG)
-  if not isinstance(fields, dict):
-    raise UserError(
-      f"{path / CONFIG}: not the config of a training run; restore it, or train again"
-    )
   try:
+    if not isinstance(fields, dict):
+      raise TypeError("expected an object")
     return ml_collections.ConfigDict(with_absent_fields(fields))
   except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
     raise UserError(
-      f"{path / CONFIG}: not the config of a training run ({e}); restore it"
+      f"{path / CONFIG}: not the config of a training run ({e}); restore it, or train "
+      "again"
     ) from e
 
 

@@ -46,10 +46,7 @@ class Evaluator:
   ) -> Arrays:
     """Metric name -> (N,) of the N clips of the split.
 
-    Args:
-      state: the trained state.
-      split: the clips.
-      templates: (N, D) or (N, T, D), one per clip; None for models without.
+    Models with templates need one per clip: (N, D) or (N, T, D).
     """
     return self._collect("scores", state, split, templates, np.arange(len(split)))
 
@@ -65,12 +62,10 @@ class Evaluator:
 
   def _collect(self, wanted: str, state, split, templates, rows) -> Arrays:
     """Scores or poses of these clips, on all processes."""
-    batches = pipeline.eval_batches(
-      split, rows, batch_size=self._batch_size, **processes.share()
-    )
 
     def outputs() -> Iterator[tuple[Arrays, np.ndarray]]:
-      for batch in batches:
+      share = {"batch_size": self._batch_size, **processes.share()}
+      for batch in pipeline.eval_batches(split, rows, **share):
         mask, index = batch.pop("mask"), batch["index"]
         batch["draw"] = np.array([(self._seed, i) for i in index], np.uint32)
         if templates is not None:

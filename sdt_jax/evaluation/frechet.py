@@ -89,11 +89,8 @@ def ftd_mu_logvar(
   seed: int = 0,
 ) -> Estimate:
   """`ftd` on the VAE's means and log variances together: (N, 32) each, D = 64."""
-  return ftd(
-    np.concatenate([mean_pred, logvar_pred], 1),
-    np.concatenate([mean_true, logvar_true], 1),
-    seed,
-  )
+  pred, truth = [mean_pred, logvar_pred], [mean_true, logvar_true]
+  return ftd(np.concatenate(pred, 1), np.concatenate(truth, 1), seed)
 
 
 def _checked(features: np.ndarray) -> np.ndarray:

@@ -95,11 +95,8 @@ def lvd(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
 def l1_regression(pred_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
   """Mean over frames, coordinates and joints of |pred - truth|, in speaker's stds.
 
-  Args:
-    pred_norm: (B, T, dims, joints) normalised poses in the form of the model.
-    truth_norm: the same of the truth.
-
-  Source: the regression loss of the paper, which the models are trained to lower.
+  The poses (B, T, dims, joints) are normalised and in the form of the model. Source:
+  the regression loss of the paper, which the models are trained to lower.
   """
   return jnp.abs(pred_norm - truth_norm).mean((-3, -2, -1))
 
@@ -116,13 +113,10 @@ def diversity_l1(poses_px: jax.Array) -> jax.Array:
 
 
 def diversity_samples(samples_px: jax.Array) -> jax.Array:
-  """Mean over pairs of renderings of one sound of their `l2`, px.
+  """Mean over pairs of renderings of one sound of their `l2`, px; 0 if all are equal.
 
   Args:
     samples_px: (S, B, T, dims, joints), S >= 2 renderings of each of B sounds.
-
-  Returns:
-    (B,); 0 if all renderings are the same.
 
   Raises:
     UserError: there is only one rendering.
@@ -203,19 +197,14 @@ def _mouth_opening(poses_px: jax.Array) -> jax.Array:
 
 
 def audio_onsets(audio: np.ndarray) -> np.ndarray:
-  """Times of the onsets of a sound, seconds, by `librosa.onset.onset_detect`.
-
-  Args:
-    audio: (samples,) 16 kHz.
-  """
+  """Onsets of a sound (samples,) at 16 kHz, seconds; `librosa.onset.onset_detect`."""
   return librosa.onset.onset_detect(y=np.asarray(audio), sr=SAMPLE_RATE, units="time")
 
 
 def mean_angle_change(poses_px: np.ndarray) -> np.ndarray:
-  """(4,) mean absolute change of each arm angle, radians per frame.
+  """(4,) mean absolute change of each arm angle, radians per frame; for `bc_ha2g`.
 
-  Args:
-    poses_px: (N, T, dims, joints) training clips; `bc_ha2g` uses this as its unit.
+  Computed from training clips (N, T, dims, joints).
   """
   return np.abs(np.diff(_arm_angles(poses_px), axis=-2)).mean((0, 1))
 

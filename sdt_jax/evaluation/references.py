@@ -39,13 +39,7 @@ class Places:
 def mean_pose_held(
   table: pose.PoseTable, num_clips: int, num_frames: int
 ) -> np.ndarray:
-  """The speaker's mean pose in every frame; (N, T, dims, joints), a read-only view.
-
-  Args:
-    table: the speaker's statistics.
-    num_clips: N.
-    num_frames: T.
-  """
+  """The speaker's mean pose in every frame; (N, T, dims, joints), a read-only view."""
   mean = pose.to_final(np.zeros_like(table.mean), table)
   return np.broadcast_to(mean, (num_clips, num_frames, *mean.shape))
 
@@ -65,12 +59,9 @@ def other_clips(num_clips: int, seed: int, places: Places | None = None) -> np.n
   is a random distance further on, beyond the reach of any overlap.
 
   Args:
-    num_clips: N.
+    num_clips: N, also the length of the result.
     seed: of the random order and distance.
     places: where the clips were cut from; None if no two clips overlap.
-
-  Returns:
-    (N,) indices.
 
   Raises:
     UserError: there are too few clips that do not overlap.

@@ -3,6 +3,7 @@
 Formulas and sources are in the docstrings of `metrics` and `frechet`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -71,34 +72,27 @@ class Metric(NamedTuple):
     return f"{self.label or self.name}{unit}{hint}"
 
 
-def _pck(poses_px: jax.Array, truth_px: jax.Array) -> jax.Array:
-  return metrics.pck(poses_px, truth_px, alpha=0.2)
-
-
 def _beats(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
-  del truth
   beats, weights = metrics.bc_ha2g(motion.poses_px, *sounds)
   return metrics.summarize({"beats": beats}, {"beats": weights})["beats"]
 
 
 def _hellinger(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
-  del sounds
   return metrics.hellinger_speed(motion.speeds, truth.speeds)
 
 
 def _ftd(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
-  del sounds
   if motion.codes and truth.codes:
     return frechet.ftd(motion.codes[0], truth.codes[0])
 
 
 def _ftd_mu_logvar(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
-  del sounds
   if motion.codes and truth.codes:
     return frechet.ftd_mu_logvar(*motion.codes, *truth.codes)
 
 
 _LIKE: Better = "like the truth"
+_PCK = functools.partial(metrics.pck, alpha=0.2)
 
 METRICS = (
   Metric("l2", "px", "lower", of_pair=metrics.l2, label="L2"),
@@ -106,7 +100,7 @@ METRICS = (
     "l1_regression", "std", "lower", of_normalized=metrics.l1_regression, label="L1"
   ),
   Metric("lip_sync", "", "lower", of_pair=metrics.lip_sync, label="lip-sync error"),
-  Metric("pck@0.2", "", "higher", of_pair=_pck, label="PCK@0.2"),
+  Metric("pck@0.2", "", "higher", of_pair=_PCK, label="PCK@0.2"),
   Metric("lvd", "px/s", "lower", of_pair=metrics.lvd, label="LVD"),
   Metric(
     "diversity_l1", "px", _LIKE, of_motion=metrics.diversity_l1, label="diversity"

@@ -137,7 +137,7 @@ def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> N
   """Writes report.md and its figures."""
   ladder = [r for r in results if r.row in LADDER]
   _plot_curves(ladder, folder / "curves.png")
-  _plot_template_maps(ladder, folder)
+  maps = _plot_template_maps(ladder, folder)
   _draw_strips(ladder, folder / "strips.png")
   parts = [
     "# The ladder of experiments",
@@ -150,7 +150,7 @@ def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> N
     "seed 0. `truth` and the rows below it are not models.",
     _score_table(ladder),
     "## Training\n\n![L1 on training clips by epoch](curves.png)",
-    "## Templates\n\n" + _map_links(ladder) + _probe_text(base, ladder),
+    "## Templates\n\n" + maps + _probe_text(base, ladder),
     "## One sound, rendered by each row\n\n![film strips](strips.png)",
     "## Settings and timings",
     _timing_table(results),
@@ -189,9 +189,9 @@ def _cell(seeds: list[dict[str, float] | None]) -> str:
 
 
 def _number(value: float | None) -> str:
-  return (
-    "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-  )
+  if value is None:
+    return "-"
+  return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _timing_table(results: list[Result]) -> str:
@@ -237,16 +237,14 @@ def _banks(ladder: list[Result]) -> dict[str, np.ndarray]:
   return {name: bank for name, bank in banks.items() if bank is not None}
 
 
-def _plot_template_maps(ladder: list[Result], folder: pathlib.Path) -> None:
+def _plot_template_maps(ladder: list[Result], folder: pathlib.Path) -> str:
+  """Draws a map of each bank; returns the links to them."""
+  links = []
   for name, bank in _banks(ladder).items():
-    path = folder / f"templates_{name}.png"
-    samples.write_template_map(path, bank, f"templates of {name}")
-
-
-def _map_links(ladder: list[Result]) -> str:
-  return " ".join(
-    f"![templates of {name}](templates_{name}.png)" for name in _banks(ladder)
-  )
+    file, title = f"templates_{name}.png", f"templates of {name}"
+    samples.write_template_map(folder / file, bank, title)
+    links.append(f"![{title}]({file})")
+  return " ".join(links)
 
 
 def _probe_text(base: Config, ladder: list[Result]) -> str:

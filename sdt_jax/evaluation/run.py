@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdt_jax import files, workdir
-from sdt_jax.data import pipeline
+from sdt_jax.data.pipeline import Split
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import metrics, references, scoring
 from sdt_jax.evaluation.evaluator import Evaluator
@@ -83,29 +83,17 @@ def evaluate_run(
     known = ", ".join(built.sources)
     raise UserError(f"--split={options.split}: expected one of {known}")
   train, split = (
-    pipeline.Split(built.sources[name], run.table) for name in ("train", options.split)
+    Split(built.sources[name], run.table) for name in ("train", options.split)
   )
   rows = np.arange(len(split))
   truth_px = split.poses_px(rows)
-  chosen = sources.choose(
-    options.template,
-    run.method.bank(run.state),
-    num_samples=options.num_samples,
-    num_clips=len(split),
-    seed=options.seed,
-    encode=lambda: _encoded(run, pose_vae, truth_px),
-  )
-  evaluator = Evaluator(run.method, run.table, run.config)
-  poses_px = [
-    evaluator.generate(run.state, split, templates and templates.codes, rows)
-    for templates in chosen
-  ]
-  clips = _clips(run, train, split, truth_px)
+  poses_px = _generate(run, options, split, pose_vae, truth_px)
+  clips = scoring.Clips(truth_px, _beat_data(train, split), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
   scores = scorer.score(poses_px[0])
   others = {
     name: scorer.score(poses)
-    for name, poses in _references(run, options, train, split, clips).items()
+    for name, poses in _references(run, options.seed, train, split, truth_px).items()
   }
 
   name = f"eval_{options.split}_{run.step}"
@@ -121,10 +109,13 @@ def evaluate_run(
     result["renderings"] = _renderings(scorer, poses_px)
   if options.save_npz:
     _save_poses(path / name, poses_px, truth_px)
-  if options.save_videos:
+  for i in rows[: options.save_videos]:
     assert write_sample is not None
-    for sample in _samples(split, options.save_videos, poses_px, truth_px):
-      write_sample(path / name, sample)
+    [sound] = split.read(rows[i : i + 1])["audio"]
+    for s, poses in enumerate(poses_px):
+      write_sample(
+        path / name, Sample(f"clip{i:04d}_{s}", poses[i], truth_px[i], sound)
+      )
   workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
   print(table({"model": scores, **others}))
   if pose_vae is None:
@@ -150,6 +141,25 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
   return pose_vae
 
 
+def _generate(
+  run: Run, options: Options, split: Split, pose_vae: Run | None, truth_px: np.ndarray
+) -> list[np.ndarray]:
+  """Final poses (N, T, dims, joints) of each rendering."""
+  chosen = sources.choose(
+    options.template,
+    run.method.bank(run.state),
+    num_samples=options.num_samples,
+    num_clips=len(split),
+    seed=options.seed,
+    encode=lambda: _encoded(run, pose_vae, truth_px),
+  )
+  evaluator, rows = Evaluator(run.method, run.table, run.config), np.arange(len(split))
+  return [
+    evaluator.generate(run.state, split, templates and templates.codes, rows)
+    for templates in chosen
+  ]
+
+
 def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray:
   """(N, D) templates of the true clips."""
   size = run.config.template.size
@@ -162,52 +172,43 @@ def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray
   return mean
 
 
-def _sounds(split: pipeline.Split) -> Iterator[np.ndarray]:
+def _sounds(split: Split) -> Iterator[np.ndarray]:
   """Sounds (n, samples) of some clips at a time: those of all may not fit in memory."""
   rows = np.arange(len(split))
   for start in range(0, len(rows), _SOUNDS_AT_ONCE):
     yield split.read(rows[start : start + _SOUNDS_AT_ONCE])["audio"]
 
 
-def _clips(
-  run: Run, train: pipeline.Split, split: pipeline.Split, truth_px: np.ndarray
-) -> scoring.Clips:
+def _beat_data(train: Split, split: Split) -> Sounds:
   some = np.arange(0, len(train), max(1, len(train) // _MEAN_CHANGE_CLIPS))
   onsets = [metrics.audio_onsets(s) for sounds in _sounds(split) for s in sounds]
-  return scoring.Clips(
-    truth_px=truth_px,
-    sounds=Sounds(onsets, metrics.mean_angle_change(train.poses_px(some))),
-    table=run.table,
-  )
+  return Sounds(onsets, metrics.mean_angle_change(train.poses_px(some)))
 
 
 def _references(
-  run: Run,
-  options: Options,
-  train: pipeline.Split,
-  split: pipeline.Split,
-  clips: scoring.Clips,
+  run: Run, seed: int, train: Split, split: Split, truth_px: np.ndarray
 ) -> dict[str, np.ndarray]:
   """What the model is compared with: row -> final poses of the same clips."""
-  truth_px = clips.truth_px
   num_clips, num_frames = truth_px.shape[:2]
   rows = {"truth": truth_px}
   try:
     rows["truth of another"] = references.truth_of_another(
-      truth_px, options.seed, _places(split, num_frames)
+      truth_px, seed, _places(split, num_frames)
     )
   except UserError as e:
     print(f"no row 'truth of another': {e}")
-  rows["mean pose"] = references.mean_pose_held(clips.table, num_clips, num_frames)
-  if options.split != "train":  # where every clip would retrieve itself
-    nearest = references.nearest_features(
-      _sound_features(split), _sound_features(train)
+  rows["mean pose"] = references.mean_pose_held(run.table, num_clips, num_frames)
+  if split.source is not train.source:  # else every clip would retrieve itself
+    features, train_features = (
+      np.concatenate([references.sound_features(sounds) for sounds in _sounds(clips)])
+      for clips in (split, train)
     )
+    nearest = references.nearest_features(features, train_features)
     rows["retrieval"] = train.poses_px(nearest)
   return rows
 
 
-def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
+def _places(split: Split, num_frames: int) -> references.Places | None:
   """Where the clips were cut from; None if the data set does not say."""
   examples = [split.source[row] for row in range(len(split))]
   starts = [int(e["start"]) for e in examples]
@@ -215,10 +216,6 @@ def _places(split: pipeline.Split, num_frames: int) -> references.Places | None:
   if min(starts) < 0:
     return None
   return references.Places(videos, starts, [s + num_frames for s in starts])
-
-
-def _sound_features(split: pipeline.Split) -> np.ndarray:
-  return np.concatenate([references.sound_features(s) for s in _sounds(split)])
 
 
 def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:
@@ -248,25 +245,12 @@ def _save_poses(
     )
 
 
-def _samples(
-  split: pipeline.Split, count: int, poses_px: list[np.ndarray], truth_px: np.ndarray
-) -> Iterator[Sample]:
-  """Every rendering of the first clips."""
-  for i in range(min(count, len(split))):
-    [sound] = split.read(np.array([i]))["audio"]
-    for s, poses in enumerate(poses_px):
-      yield Sample(f"clip{i:04d}_{s}", poses[i], truth_px[i], sound)
-
-
 def _to_json(scores: scoring.Scores) -> dict[str, Any]:
-  return {
-    name: {
-      # JSON has no NaN.
-      key: value if math.isfinite(value) else None
-      for key, value in (("value", s.value), ("low", s.low), ("high", s.high))
-    }
-    for name, s in scores.items()
-  }
+  def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+  keys = ("value", "low", "high")
+  return {n: {k: finite(getattr(s, k)) for k in keys} for n, s in scores.items()}
 
 
 def table(rows: dict[str, scoring.Scores]) -> str:

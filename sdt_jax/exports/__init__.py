@@ -36,10 +36,9 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     UserError: a kind is unknown.
   """
   kinds = tuple(kind.strip() for kind in text.split(",") if kind.strip())
-  for kind in kinds:
-    if kind not in EXPORTS:
-      known = ", ".join(EXPORTS)
-      raise UserError(f"--export={text}: unknown {kind!r}; known: {known}")
+  if unknown := [kind for kind in kinds if kind not in EXPORTS]:
+    known = ", ".join(EXPORTS)
+    raise UserError(f"--export={text}: unknown {unknown[0]!r}; known: {known}")
   return kinds
 
 

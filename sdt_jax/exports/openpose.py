@@ -145,13 +145,7 @@ def frame_files(path: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_openpose_folder(path: str | pathlib.Path) -> np.ndarray:
-  """Reads the frames of a video.
-
-  Args:
-    path: folder of JSON files, numbered without gaps from any number on.
-
-  Returns:
-    (T, dims + 1, joints) float32, by frame number.
+  """Reads the frames of a video: (T, dims + 1, joints) float32, by frame number.
 
   Raises:
     UserError: see `frame_files` and `read_openpose_file`.

@@ -25,26 +25,25 @@ PLATFORMS = ("cpu", "cuda")
 def export_model(
   path: pathlib.Path, output: pathlib.Path, step: str = "latest"
 ) -> jax.export.Exported:
-  """Writes the generator of a run.
+  """Writes the generator of the run in `path` at `step` (see `runs.load`) to a file.
 
   The function in the file takes `mel` (b, 80, m) float32, m at least 214, as
   `audio.mel_spectrogram` gives it, and, where the model has templates, `template`
   (b, D) or for a frame-wise model (b, T, D). It returns (b, T, dims, joints) float32
   final poses in pixels relative to the neck, with T = ceil((m - 1) * 3 / 20) frames.
 
-  Args:
-    path: workdir of the run.
-    output: the file.
-    step: "latest", "best" or the number of a step.
-
   Raises:
     UserError: the workdir or the checkpoint cannot be used, or the file not be written.
   """
   run = generate.load_speaking(path, step)
-  exported = jax.export.export(jax.jit(_generator(run)), platforms=PLATFORMS)(
-    *_inputs(run.method)
-  )
-  _write(output, exported)
+  export = jax.export.export(jax.jit(_generator(run)), platforms=PLATFORMS)
+  exported = export(*_inputs(run.method))
+  try:
+    content = exported.serialize()
+  except ImportError as e:
+    raise UserError("the export needs flatbuffers: pip install flatbuffers") from e
+  with files.replacing(output) as temporary:
+    temporary.write_bytes(content)
   return exported
 
 
@@ -69,12 +68,3 @@ def _inputs(method: Method) -> list[jax.ShapeDtypeStruct]:
     frames = audio.num_frames_under_mel(m)
     shapes.append((b, frames, size) if by_frame else (b, size))
   return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-
-
-def _write(output: pathlib.Path, exported: jax.export.Exported) -> None:
-  try:
-    content = exported.serialize()
-  except ImportError as e:
-    raise UserError("the export needs flatbuffers: pip install flatbuffers") from e
-  with files.replacing(output) as temporary:
-    temporary.write_bytes(content)

@@ -88,9 +88,7 @@ class Method(abc.ABC):
   def from_config(cls, config: Config, steps_per_epoch: int) -> "Method":
     """The method that a checked config describes.
 
-    Args:
-      config: fields as in `sdt_jax.config`.
-      steps_per_epoch: converts the milestones of the learning rate to steps.
+    `steps_per_epoch` converts the milestones of the learning rate to steps.
     """
 
   @property

@@ -147,7 +147,8 @@ class Voice2Pose(base.Method):
 
 def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
   """Loss, and (metrics, poses, batch statistics) of the forward pass."""
-  templates = _templates_of_batch(params, state, batch["index"])
+  bank = params.get("templates", state.bank.get("mean"))  # differentiable where learnt
+  templates = None if bank is None else bank[batch["index"]]
   poses, updated = model.generator.apply(
     {"params": params["generator"], "batch_stats": state.batch_stats["generator"]},
     audio.mel_spectrogram(batch["audio"]),
@@ -168,12 +169,6 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
     terms["gan"] = losses.least_squares(score, 1.0)
     loss += model.gan_weight * terms["gan"]
   return loss, (terms | {"loss": loss}, poses, updated.get("batch_stats", {}))
-
-
-def _templates_of_batch(params, state: TrainState, index: jax.Array):
-  """(b, D) or (b, T, D) templates of the batch, differentiable where learnt."""
-  templates = params.get("templates", state.bank.get("mean"))
-  return None if templates is None else templates[index]
 
 
 def _discriminate(model: Voice2Pose, state: TrainState, params, poses: jax.Array):

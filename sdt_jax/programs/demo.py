@@ -18,9 +18,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _AUDIO = flags.DEFINE_string(
   "audio", None, "Sound file, .txt list of them, or folder.", required=True
 )
-_OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", None, "Folder for the results.", required=True
-)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Output folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
 _TEMPLATE = flags.DEFINE_string(
   "template", "random", "random, normal, INDEX, INDEX:INDEX (a blend) or FILE.npz."

@@ -37,9 +37,7 @@ def render_files(
     model: the trained model.
     sounds: sound files; their stems must differ.
     output_dir: made if it is missing.
-    template: what `templates.sources` accepts.
-    num_samples: renderings of each sound.
-    seed: for what is drawn at random.
+    template, num_samples, seed: see `templates.sources.choose`.
     export: also writes the motion, for example `exports.export`.
 
   Returns:

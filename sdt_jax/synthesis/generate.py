@@ -33,11 +33,7 @@ def load(
 
 
 def load_speaking(workdir: str | pathlib.Path, step: str) -> runs.Run:
-  """Opens a run that generates motion from speech.
-
-  Raises:
-    UserError: it takes no audio, or see `runs.load`.
-  """
+  """`runs.load`, which also raises a UserError if the run takes no audio."""
   run = runs.load(workdir, step)
   if "mel" not in run.method.inputs:
     raise UserError(

@@ -46,12 +46,7 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
 def sample_px(
   method: Method, table: pose.PoseTable, state: TrainState, batch: Batch
 ) -> jax.Array:
-  """`sample`, as final poses in pixels.
-
-  Args:
-    method, state, batch: see `sample`.
-    table: the pose statistics of the speaker whose body moves.
-  """
+  """`sample`, as final poses in pixels; `table` is of the speaker whose body moves."""
   return pose.to_final(sample(method, state, batch), table)
 
 

@@ -32,10 +32,7 @@ def write_sample(folder: pathlib.Path, sample: Sample) -> None:
 def write_template_map(path: pathlib.Path, bank: np.ndarray, title: str) -> None:
   """Writes a PNG of the bank's first two principal components (the paper's Fig. 4).
 
-  Args:
-    path: the PNG.
-    bank: (N, D), or (N, T, D), which counts as N points of T x D dimensions.
-    title: of the plot.
+  A bank (N, T, D) counts as N points of T x D dimensions.
   """
   points, shares = principal_components(bank)
   figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
@@ -90,11 +87,8 @@ class Gallery:
 
   def _submit(self, make: Callable, *args) -> None:
     self._slots.acquire()
-    self._thread.submit(self._guarded, make, *args)
-
-  def _guarded(self, make: Callable, *args) -> None:
-    self._guard(make, *args)
-    self._slots.release()
+    made = self._thread.submit(self._guard, make, *args)
+    made.add_done_callback(lambda _: self._slots.release())
 
   def _sample(self, sample: Sample, step: int) -> None:
     write_sample(self._folder, sample)

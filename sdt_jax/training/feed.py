@@ -87,28 +87,13 @@ def _windows(track: jax.Array, starts: jax.Array, length: int) -> jax.Array:
 
 
 class Streamed:
-  """Data read ahead on the host; a block is one step."""
+  """Data read ahead on the host by `pipeline.train_batches`; a block is one step."""
 
   data = ()
   steps_at_once = 1
 
-  def __init__(
-    self,
-    split: pipeline.Split,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    num_threads: int,
-  ):
-    self._batches: Iterator[pipeline.Batch] = pipeline.train_batches(
-      split,
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      num_threads=num_threads,
-      **processes.share(),
-    )
+  def __init__(self, batches: Iterator[pipeline.Batch]):
+    self._batches = batches
 
   def block(self, first: int, last: int) -> Tree:
     assert first == last
@@ -129,23 +114,16 @@ def ahead(
   A thread prepares the input of a block while the block before it is in use.
   """
   with concurrent.futures.ThreadPoolExecutor(1, "feed") as thread:
-    coming = None
-    for block in blocks:
-      following = (*block, thread.submit(feed.block, *block))
-      if coming:
-        yield *coming[:2], coming[2].result()
-      coming = following
-    if coming:
-      yield *coming[:2], coming[2].result()
+    submitted = ((*block, thread.submit(feed.block, *block)) for block in blocks)
+    coming = next(submitted, None)
+    while coming:
+      first, last, xs = coming
+      coming = next(submitted, None)
+      yield first, last, xs.result()
 
 
 def fits(split: pipeline.Split, limit_gb: float) -> bool:
-  """Whether the split can be resident.
-
-  Args:
-    split: the training clips.
-    limit_gb: limit of its size on a device, in 10^9 bytes.
-  """
+  """Whether the split can be resident in `limit_gb` (10^9 bytes) of each device."""
   tracks = split.tracks()
   if max(len(tracks.audio), len(tracks.poses)) >= 2**31:  # positions are int32
     return False

@@ -7,14 +7,9 @@ from collections.abc import Iterator
 
 
 class StopRequest:
-  """Records whether the run was asked to stop.
+  """`requested` becomes True when a signal asks the run to stop."""
 
-  Attributes:
-    requested: whether a signal has arrived.
-  """
-
-  def __init__(self):
-    self.requested = False
+  requested = False
 
   def _handle(self, number: int, frame) -> None:
     if self.requested and number == signal.SIGINT:

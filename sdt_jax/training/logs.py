@@ -227,14 +227,9 @@ class RunLog:
 
 def _append(path: pathlib.Path, line: str) -> None:
   with path.open("a+b") as file:
-    # Ends a line that was truncated by a full disk.
-    cut = file.tell() and _last_byte(file) != b"\n"
+    file.seek(max(0, file.tell() - 1))
+    cut = file.read(1) not in (b"", b"\n")  # by a full disk: ends that line
     file.write((b"\n" if cut else b"") + line.encode() + b"\n")
-
-
-def _last_byte(file) -> bytes:
-  file.seek(-1, 2)
-  return file.read(1)
 
 
 def _step_of(entry: dict[str, Any]) -> float:

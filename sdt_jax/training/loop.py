@@ -62,7 +62,9 @@ def _run(
 ) -> bool:
   """The loop over steps; see `train`."""
   with processes.errors_shared():
-    _check_still_current(job)
+    # Another run may have saved here before this one had the lock.
+    if (checkpoints.latest(job.checkpoints) is not None) != job.resumed:
+      raise UserError(f"{job.path}: another run has just saved there; try again")
     if processes.is_main():
       workdir.create(job.path, job.config, job.speaker, job.clip_ids)
   saver = _Saver(job)
@@ -73,8 +75,10 @@ def _run(
     with processes.errors_shared():
       log = _open_log(job, start, pending)
     at_exit.callback(log.close)
-    gallery = _open_gallery(job, make_gallery, log)
-    if gallery:
+    gallery = None
+    if log.board:  # this process writes files
+      videos = job.config.log.tensorboard_videos
+      gallery = make_gallery(job.path / workdir.VIDEOS, log.board, videos)
       at_exit.callback(gallery.close)
     at_exit.callback(saver.close)
     log.say(_parameter_counts(state))
@@ -108,12 +112,6 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
       if processes.is_main():
         stack.enter_context(workdir.locked(path))
     yield
-
-
-def _check_still_current(job: Job) -> None:
-  """Raises a UserError if another run has saved here before this one had the lock."""
-  if (checkpoints.latest(job.checkpoints) is not None) != job.resumed:
-    raise UserError(f"{job.path}: another run has just saved there; try again")
 
 
 class _Saver:
@@ -171,16 +169,16 @@ class _Saver:
 def _open_feed(job: Job, start: int) -> feed.Feed:
   """The clips of the steps after `start`."""
   config = job.config
-  batches = {"batch_size": config.batch_size, "seed": config.seed}
+  batches: dict[str, int] = {"batch_size": config.batch_size, "seed": config.seed}
   [too_large] = processes.any_process(not feed.fits(job.train, config.dataset.cache_gb))
-  if not too_large:
-    steps = config.steps_at_once or (1 if parallel.is_cpu() else config.log.every_steps)
-    if config.debug.nans:  # the operation can be found only in single steps
-      steps = 1
-    return feed.Resident(job.train, steps_at_once=steps, **batches)
-  return feed.Streamed(
-    job.train, start_step=start, num_threads=config.dataset.num_threads, **batches
-  )
+  if too_large:
+    batches |= {"start_step": start, "num_threads": config.dataset.num_threads}
+    batches |= processes.share()
+    return feed.Streamed(pipeline.train_batches(job.train, **batches))
+  steps = config.steps_at_once or (1 if parallel.is_cpu() else config.log.every_steps)
+  if config.debug.nans:  # the operation can be found only in single steps
+    steps = 1
+  return feed.Resident(job.train, steps_at_once=steps, **batches)
 
 
 def _map_train_step(job: Job, clips: feed.Feed):
@@ -219,20 +217,11 @@ def _open_log(job: Job, start: int, pending: list[dict[str, float]]) -> RunLog:
   )
 
 
-def _open_gallery(job: Job, make_gallery: MakeGallery, log: RunLog) -> Gallery | None:
-  """None in a process that writes nothing."""
-  if log.board is None:
-    return None
-  videos = job.config.log.tensorboard_videos
-  return make_gallery(job.path / workdir.VIDEOS, log.board, videos)
-
-
 def _parameter_counts(state: TrainState) -> str:
-  counts = {
-    name: parameter_overview.count_parameters({name: params})
+  return ", ".join(
+    f"{name}: {parameter_overview.count_parameters({name: params}):,} parameters"
     for name, params in state.params.items()
-  }
-  return ", ".join(f"{name}: {count:,} parameters" for name, count in counts.items())
+  )
 
 
 def _explain(job: Job, error: NonFiniteError) -> str:

@@ -144,26 +144,15 @@ def map_clips(function: Callable[[Tree, Tree], Tree], mode: Mode):
   return _map(function, mode, (None, 0), 0, ())
 
 
-def _map(
-  function,
-  mode: Mode,
-  in_axes: tuple[int | None, ...],
-  out_axis: int | None,
-  donated: tuple[int, ...],
-):
+def _map(function, mode: Mode, in_axes: tuple, out_axis: int | None, donated: tuple):
   """Maps `function` over all devices; the axis None means replicated."""
   specs = [P() if axis is None else _along(axis) for axis in in_axes]
   out_spec = P() if out_axis is None else _along(out_axis)
   if mode == "pmap":
     return _pmap(function, in_axes, specs, out_axis, out_spec)
   mapped = jax.shard_map(
-    function,
-    mesh=_mesh(),
-    in_specs=tuple(specs),
-    out_specs=out_spec,
-    # With the check, pmean of gradients would count every device twice.
-    check_vma=False,
-  )
+    function, mesh=_mesh(), in_specs=tuple(specs), out_specs=out_spec, check_vma=False
+  )  # with check_vma, pmean of gradients would count every device twice
   return jax.jit(mapped, donate_argnums=donated, compiler_options=compiler_options())
 
 

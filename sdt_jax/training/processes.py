@@ -42,16 +42,13 @@ def start(
     if num_processes is not None or process_id is not None:
       raise UserError("--num_processes, --process_id: need --coordinator=HOST:PORT")
     return
-  where = {}
-  if coordinator != "auto":
+  if coordinator == "auto":
+    where = (None, None, None)
+  else:
     _check_address(coordinator, num_processes, process_id)
-    where = {
-      "coordinator_address": coordinator,
-      "num_processes": num_processes,
-      "process_id": process_id,
-    }
+    where = (coordinator, num_processes, process_id)
   try:
-    jax.distributed.initialize(**where)
+    jax.distributed.initialize(*where)
   except (RuntimeError, ValueError) as e:
     reason = str(e).strip().splitlines()[0]
     raise UserError(

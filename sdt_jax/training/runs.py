@@ -86,11 +86,7 @@ def init_state(method: Method, seed: int, num_clips: int) -> TrainState:
 
 
 def load_encoder(path: str | pathlib.Path, flag: str) -> Run:
-  """Opens the run of a pose VAE.
-
-  Args:
-    path: its workdir.
-    flag: the flag or field that named it, for the error message.
+  """Opens the run of a pose VAE, whose workdir `path` was given as `flag`.
 
   Raises:
     UserError: the run cannot be opened, or has no encoder.
@@ -105,11 +101,7 @@ def load_encoder(path: str | pathlib.Path, flag: str) -> Run:
 
 
 def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
-  """The template (N, D) that a pose VAE recorded for each training clip.
-
-  Args:
-    path: workdir of the pose VAE.
-    clip_ids: the training clips that need templates.
+  """The template (N, D) that the pose VAE in `path` recorded for each training clip.
 
   Raises:
     UserError: it is no pose VAE, or was trained on other clips.

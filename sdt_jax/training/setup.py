@@ -78,20 +78,15 @@ def prepare(config: Config, path: pathlib.Path, make_evaluator: MakeEvaluator) -
     )
   method = methods.build(config, len(train) // config.batch_size)
   evaluator = make_evaluator(method, table, config)
-  _check_best_metric(config, evaluator)
+  known, best = evaluator.metric_names(), config.checkpoint.best_metric
+  if best not in known:
+    raise UserError(
+      f"config.checkpoint.best_metric is {best!r}; expected one of {', '.join(known)}"
+    )
   job = Job(config, path, speaker, train, dev, method, evaluator, resumed)
   if resumed:  # templates belong to clips by row
     workdir.check_clips(path, job.clip_ids)
   return job
-
-
-def _check_best_metric(config: Config, evaluator: Evaluator) -> None:
-  known = evaluator.metric_names()
-  if config.checkpoint.best_metric not in known:
-    raise UserError(
-      f"config.checkpoint.best_metric is {config.checkpoint.best_metric!r}; expected "
-      f"one of {', '.join(known)}"
-    )
 
 
 def build_data(config: Config) -> pipeline.Built:
