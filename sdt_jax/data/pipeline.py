@@ -51,7 +51,8 @@ def build(name: str, **arguments: Any) -> Built:
     UserError: the name is unknown, or the builder raises an error.
   """
   if name not in DATASETS:
-    raise UserError(f"dataset.name={name!r}; known: {', '.join(DATASETS)}")
+    known = tuple(DATASETS)
+    raise UserError(f"config.dataset.name is {name!r}; expected one of {known}")
   module = importlib.import_module(f"sdt_jax.data.{name}")
   used = arguments.keys() & set(DATASETS[name])
   return module.prepare(**{key: arguments[key] for key in used})
