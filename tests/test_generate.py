@@ -89,7 +89,9 @@ def test_the_loaded_model_is_the_saved_one(path, model):
   np.testing.assert_array_equal(model.bank, state.params["templates"])
 
 
-@pytest.mark.parametrize(("frames", "samples"), [(1, 534), (10, 2667), (200, 53_333)])
+@pytest.mark.parametrize(
+  ("frames", "samples"), [(1, 534), (10, 10_667), (200, 213_333)]
+)
 def test_every_length_gives_its_frames(model, frames, samples):
   poses_px = model.generate(_sound(200)[:samples], RATE, template=3)
   assert poses_px.shape == (frames, *kp.UPPER_BODY.shape)

@@ -71,7 +71,8 @@ def _state(experiment: str) -> train_state.TrainState:
     if leaf.ndim > 2:  # a kernel
       spread, centre = (2 / np.prod(leaf.shape[:-1])) ** 0.5, 0
     else:
-      spread, centre = 0.1, 1 if path[-1].key in {"scale", "var"} else 0
+      ones = {jax.tree_util.DictKey(name) for name in ("scale", "var")}
+      spread, centre = 0.1, 1 if path[-1] in ones else 0
     return centre + spread * RNG.standard_normal(leaf.shape)
 
   shapes = jax.eval_shape(init, jax.random.key(0))
