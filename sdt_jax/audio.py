@@ -1,4 +1,4 @@
-"""Audio as the models take it: lengths in pose frames, and the mel spectrogram.
+"""Audio in the models' format: lengths in pose frames, and the mel spectrogram.
 
 Conventions: audio is 16 kHz mono float32 in [-1, 1], samples in the last axis; poses
 have 15 frames/s. The mel spectrogram is a power spectrogram without logarithm: FFT
@@ -17,7 +17,7 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000
 FPS = 15
 CLIP_FRAMES = 64
-MAX_PEAK = 16.0  # loud float audio slightly exceeds 1, unscaled integers by far
+MAX_PEAK = 16.0  # loud float audio slightly exceeds 1; raw integers far exceed it
 
 NUM_MELS = 80
 _N_FFT = 512

@@ -1,8 +1,8 @@
 """Reads audio files, and lists and folders of them, as 16 kHz mono.
 
-Within `sdt_jax`, only this module decodes, with PyAV: any container and sample format,
-including the first audio track of a video. Channels are averaged; FFmpeg's own downmix
-is louder by sqrt(2).
+Only this module of `sdt_jax` decodes audio. PyAV reads any sample format in the common
+containers, and the first audio track of a video. Channels are averaged; FFmpeg's own
+downmix is louder by sqrt(2).
 """
 
 import math

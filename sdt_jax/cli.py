@@ -34,7 +34,7 @@ def run(main: Callable[[], Any]) -> None:
 def _set_help(module: str) -> None:
   """Makes --help show the docstring and the flags of `module`.
 
-  By default absl shows those of the main module, which may be a script of one call.
+  By default absl shows those of the main module, which may only call `run`.
   """
   main = sys.modules["__main__"]
   main.__doc__ = main.__doc__ or sys.modules[module].__doc__

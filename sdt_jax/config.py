@@ -25,7 +25,7 @@ Config = Any
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-  """A set of values: a test, and the words for it in an error message."""
+  """The allowed values of a field: a test, and its description in error messages."""
 
   test: Callable[[Any], bool]
   text: str
@@ -50,8 +50,8 @@ class Field:
     meaning: for the reader.
     allowed: which values of that type are possible.
     may_change: whether a run may be resumed with another value.
-    absent: for a field that older versions lack, the value that reproduces what they
-      did; None for the fields that every run has.
+    absent: the value that reproduces the behaviour of versions that lack the field;
+      None for a field that every run has.
   """
 
   default: Any
@@ -61,7 +61,7 @@ class Field:
   absent: Any = None
 
 
-# A field that a resumed run may change: it concerns how, not what, is trained.
+# A field that a resumed run may change: how training runs, not what is trained.
 _run_field = functools.partial(Field, may_change=True)
 
 
@@ -160,8 +160,8 @@ FIELDS: dict[str, Any] = {
     "learning_rate": Field(1e-4, "Adam's rate", _POSITIVE),
     "b1": Field(0.9, "Adam's decay of the first moment", _SHARE),
     "b2": Field(0.999, "Adam's decay of the second moment", _SHARE),
-    "milestones": Field((90, 98), "epochs after which all rates are multiplied ..."),
-    "decay": Field(0.1, "... by this factor", _NOT_NEGATIVE),
+    "milestones": Field((90, 98), "epochs after which all learning rates decay"),
+    "decay": Field(0.1, "factor applied at each milestone", _NOT_NEGATIVE),
   },
   "log": {
     "every_steps": _run_field(20, "steps per line of training metrics", _POSITIVE),
@@ -261,7 +261,7 @@ def _has_type_of(value: Any, default: Any) -> bool:
 def with_absent_fields(
   values: Mapping[str, Any], fields: Mapping[str, Any] = FIELDS
 ) -> dict[str, Any]:
-  """The values of an older run, completed by those that reproduce what it did."""
+  """Fills in the fields that an older run lacks, so as to reproduce its behaviour."""
   complete = dict(values)
   for key, field in fields.items():
     if isinstance(field, Field):

@@ -24,7 +24,7 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     UserError: the folder cannot be written, or the disk is full.
   """
   path = pathlib.Path(path)
-  # Keep the suffix: encoders choose the format by it.
+  # Keep the suffix: encoders infer the format from it.
   temporary = path.with_name(f".{os.getpid()}-{path.name}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

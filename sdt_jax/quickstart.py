@@ -2,8 +2,8 @@
 
     python -m sdt_jax.quickstart
 
-It trains a small SDT-BP, scores it and renders the bundled speech sample, using the
-same programs as a user. Results are written to output/quickstart in the current folder.
+It trains a small SDT-BP, scores it and renders the bundled speech sample with the
+programs that users run. Results are written to output/quickstart in the current folder.
 """
 
 import os

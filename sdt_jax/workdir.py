@@ -42,8 +42,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def locked(path: pathlib.Path) -> Iterator[None]:
   """Keeps a second training run out of a workdir.
 
-  The lock belongs to the open file, so it ends with the process in any case. On a file
-  system without locks it only logs a warning.
+  The lock belongs to the open file, so it is released however the process ends. On a
+  file system without locks, only a warning is logged.
 
   Raises:
     UserError: another process trains there, or the folder cannot be written.

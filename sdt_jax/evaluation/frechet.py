@@ -1,11 +1,11 @@
-"""Frechet Template Distance: how far predicted motion is distributed from the truth.
+"""Frechet Template Distance between the distributions of predicted and true motion.
 
 A Gaussian is fitted to the pose VAE's codes of the predicted clips and one to those of
 the true clips; the distance is the squared 2-Wasserstein distance of the two,
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 Everything is NumPy in float64. Covariances are unbiased (divided by N - 1), which is
-what reproduces the authors' numbers. The distance of two finite sets is too large by an
-amount that falls as 1/N: compare it only between sets of one size.
+what reproduces the authors' numbers. Between two finite sets the distance is biased
+upwards by an amount that falls as 1/N: compare it only for sets of the same size.
 """
 
 import numpy as np
@@ -58,8 +58,8 @@ def ftd(
 
   Args:
     features_pred: (N, D) the pose VAE's means of the predicted clips, D = 32.
-    features_true: (N, D) of the truth of the same clips, in the same order: a resample
-      of the interval draws a clip with its truth.
+    features_true: (N, D) of the truth of the same clips, in the same order: the
+      bootstrap draws each clip together with its truth.
     seed: of the resampling.
 
   Raises:
@@ -72,8 +72,8 @@ def ftd(
     raise ValueError(f"{features_pred.shape} and {features_true.shape} are not paired")
   value = frechet_distance(*gaussian(features_pred), *gaussian(features_true))
   draws = metrics.bootstrap_draws(len(features_pred), seed)
-  # Thousands of small matrices: on a busy machine, threads that wait for each other
-  # within each take a hundred times as long as one.
+  # For thousands of small matrices on a busy machine, BLAS threads wait for each other
+  # and take a hundred times as long as a single thread.
   with threadpoolctl.threadpool_limits(1, user_api="blas"):
     resampled = frechet_distance(
       *_resampled(features_pred, draws), *_resampled(features_true, draws)

@@ -71,7 +71,7 @@ def lip_sync(pred_px: jax.Array, truth_px: jax.Array) -> jax.Array:
 
 
 def pck(pred_px: jax.Array, truth_px: jax.Array, alpha: float) -> jax.Array:
-  """Share of keypoints at most `alpha` x the larger side of the true box away.
+  """Share of keypoints within `alpha` x the larger side of the true bounding box.
 
   The box is the truth's bounding box of all joints in the same frame. In
   [0, 1], more is better. Source: "percentage of correct keypoints" as used by
@@ -101,7 +101,7 @@ def l1_regression(pred_norm: jax.Array, truth_norm: jax.Array) -> jax.Array:
   return jnp.abs(pred_norm - truth_norm).mean((-3, -2, -1))
 
 
-# --- Of a motion by itself
+# --- Without reference to the truth
 
 
 def diversity_l1(poses_px: jax.Array) -> jax.Array:
@@ -154,8 +154,8 @@ def bone_length_cv(poses_px: jax.Array) -> jax.Array:
   """Variation of the arms' lengths: std over time / mean over time, no unit.
 
   Mean over both upper arms (shoulder to elbow) and forearms (elbow to wrist). These are
-  lengths in the picture, so foreshortening makes the truth's larger than 0; only the
-  difference from the truth's shows stretching limbs. Defined by this project.
+  lengths in the image, so foreshortening makes the value positive even for the truth;
+  only an excess over the truth indicates stretched limbs. Defined by this project.
   """
   lengths = _length(jnp.diff(poses_px[..., _ARMS], axis=-1), axis=-3)
   # The floor is for padding: a clip of zeros gives 0 instead of 0 / 0.
@@ -178,7 +178,7 @@ def _length(vectors: jax.Array, axis: int = -2) -> jax.Array:
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
-  """(..., T, dims, K) twice -> (..., T, K)."""
+  """Two arrays (..., T, dims, K) -> (..., T, K)."""
   return _length(a - b)
 
 
@@ -327,7 +327,7 @@ def summarize(
   """Mean over clips of each metric, with its interval.
 
   Args:
-    values: name -> (N,) one value a clip, the same clips in each.
+    values: name -> (N,), one value per clip, with the clips in the same order.
     weights: name -> (N,) weights >= 0 of those metrics that are not a plain mean; a
       value of weight 0 may be NaN.
     seed: of the resampling; all metrics see the same resamples.
@@ -339,7 +339,7 @@ def summarize(
     weight[:, names.index(name)] = w
   value = np.where(weight > 0, value, 0)
   draws = bootstrap_draws(len(value), seed)
-  with np.errstate(invalid="ignore"):  # no weight at all: 0 / 0, the NaN that is meant
+  with np.errstate(invalid="ignore"):  # all weights 0: NaN is intended
     means = (value * weight).sum(0) / weight.sum(0)
     resampled = (draws @ (value * weight)) / (draws @ weight)
   return {
@@ -382,8 +382,8 @@ def estimate(value: float, resampled: np.ndarray, num_clips: int) -> Estimate:
   """The value with the spread of its resamples around it.
 
   Distances between distributions grow as clips get fewer, and a resample has fewer
-  different ones: its distances are too large throughout. So the resamples' median is
-  moved to the value; for a mean this changes next to nothing. The lower end of a
+  distinct ones, so its distances are biased upwards. The resamples are shifted to put
+  their median at the value, which hardly affects a mean. The lower end of a
   metric that cannot be negative stays at or above 0.
 
   Args:
@@ -401,7 +401,7 @@ def estimate(value: float, resampled: np.ndarray, num_clips: int) -> Estimate:
 
 
 def _hellinger(counts: np.ndarray, true_counts: np.ndarray) -> np.ndarray:
-  """(..., K) twice -> (...,); by differences, which give exactly 0 for equal ones."""
+  """Two arrays (..., K) -> (...,); uses differences, so equal arrays give exactly 0."""
   p = np.sqrt(counts / counts.sum(-1, keepdims=True))
   q = np.sqrt(true_counts / true_counts.sum(-1, keepdims=True))
   return np.sqrt(np.square(p - q).sum(-1) / 2)

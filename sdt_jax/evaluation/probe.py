@@ -1,4 +1,4 @@
-"""How much learnt templates know about the hidden ones of the synthetic speaker."""
+"""How well learnt templates predict the hidden ones of the synthetic speaker."""
 
 from typing import NamedTuple
 

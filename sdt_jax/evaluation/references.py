@@ -1,4 +1,4 @@
-"""Motions of the same clips that no model made, to compare a model with.
+"""Reference motions for the same clips, which come from no model.
 
 Each function returns final poses (N, T, dims, joints) in pixels: the truth of another
 clip (natural motion that does not fit the sound), the mean pose held still (the safest
@@ -17,7 +17,7 @@ from sdt_jax import pose
 from sdt_jax.errors import UserError
 
 _TIME_STEPS = 16  # per clip of 4.27 s: fine enough to separate stressed syllables
-_SILENCE = 1e-4  # mel power below hearing
+_SILENCE = 1e-4  # inaudible mel power
 _AUDIO_CHUNK = 64
 _CLIP_CHUNK = 256
 
@@ -70,7 +70,7 @@ def other_clips(num_clips: int, seed: int, places: Places | None = None) -> np.n
   if places is None:
     order, reach = rng.permutation(num_clips), 0
   else:
-    order, reach = _row_of_clips(rng, places)
+    order, reach = _line_up(rng, places)
   # The distance must exceed the reach in both directions, as the order is cyclic.
   first, last = reach + 1, num_clips - reach - 1
   if first > last:
@@ -83,8 +83,8 @@ def other_clips(num_clips: int, seed: int, places: Places | None = None) -> np.n
   return others
 
 
-def _row_of_clips(rng: np.random.Generator, places: Places) -> tuple[np.ndarray, int]:
-  """Order (N,) of the clips, and how many places further on overlaps reach."""
+def _line_up(rng: np.random.Generator, places: Places) -> tuple[np.ndarray, int]:
+  """Order (N,) of the clips, and the largest offset at which two clips overlap."""
   names, video = np.unique(np.asarray(places.videos), return_inverse=True)
   starts, ends = np.asarray(places.starts), np.asarray(places.ends)
   order = np.lexsort((starts, rng.permutation(len(names))[video]))

@@ -31,7 +31,7 @@ class Motion(NamedTuple):
 
 
 class Sounds(NamedTuple):
-  """What the sound of N clips, and other clips of the speaker, say about beats.
+  """What beat metrics need besides motion: audio onsets, and the arms' mean change.
 
   Attributes:
     onsets: of each clip, times in seconds (`metrics.audio_onsets`).

@@ -3,8 +3,8 @@
     python -m sdt_jax.evaluation.report --config=configs/quick.py \
       [--output_dir=output/report] [--seeds=N]
 
-The config sets the data set, the sizes and the budget; each row of the ladder changes
-what its own experiment file changes. Rows that are already trained and scored in the
+The config sets the data set, the sizes and the budget; each row of the ladder applies
+the changes of its own experiment file. Rows that are already trained and scored in the
 folder are not repeated.
 """
 
@@ -109,7 +109,7 @@ def _path(folder: pathlib.Path, row: Row, seed: int) -> pathlib.Path:
 def _train_and_score(
   config: Config, path: pathlib.Path, options: evaluation.Options
 ) -> tuple[dict[str, Any], float]:
-  """Eval JSON and seconds of training; taken from the last time if complete."""
+  """Eval JSON and seconds of training; a completed row is read from its file."""
   done = path / "report_row.json"
   # If a run was resumed for more epochs, its scores are not those of the row.
   if done.exists() and workdir.read_config(path).num_epochs == config.num_epochs:
@@ -130,7 +130,7 @@ def read_row(done: pathlib.Path) -> tuple[dict[str, Any], float]:
     stored = json.loads(done.read_text())
     return dict(stored["scores"]), float(stored["seconds"])
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-    raise UserError(f"{done}: not what a report wrote ({e}); remove it") from e
+    raise UserError(f"{done}: not a result of this report ({e}); remove it") from e
 
 
 def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> None:

@@ -74,7 +74,7 @@ def evaluate_run(
     The JSON file.
 
   Raises:
-    UserError: the workdir, the checkpoint, an option or the data does not fit.
+    UserError: the workdir, the checkpoint, an option or the data is unusable.
   """
   run = runs.load(path, options.step)
   pose_vae = _pose_vae(run, options)
@@ -135,7 +135,7 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
   pose_vae = runs.load_encoder(path, "--pose_vae")
   if pose_vae.speaker.name != run.speaker.name:
     raise UserError(
-      f"--pose_vae={path}: of speaker {pose_vae.speaker.name}, the run is of "
+      f"--pose_vae={path}: is of speaker {pose_vae.speaker.name}, but the run of "
       f"{run.speaker.name}; give one of the same speaker"
     )
   return pose_vae
@@ -173,7 +173,7 @@ def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray
 
 
 def _sounds(split: Split) -> Iterator[np.ndarray]:
-  """Sounds (n, samples) of some clips at a time: those of all may not fit in memory."""
+  """Audio (n, samples) of a few clips at a time: all of it may not fit in memory."""
   rows = np.arange(len(split))
   for start in range(0, len(rows), _SOUNDS_AT_ONCE):
     yield split.read(rows[start : start + _SOUNDS_AT_ONCE])["audio"]
@@ -254,7 +254,7 @@ def _to_json(scores: scoring.Scores) -> dict[str, Any]:
 
 
 def table(rows: dict[str, scoring.Scores]) -> str:
-  """Metrics down, rows across; the first row with its 95 % interval over clips."""
+  """One line per metric, one column per entry of `rows`, the first with interval."""
   first, *others = rows
   widths = [max(len(name), 9) for name in others]
   head = "  ".join(f"{n:>{w}}" for n, w in zip(others, widths, strict=True))

@@ -1,4 +1,4 @@
-"""Scores motions of the clips of a split, whoever made them."""
+"""Scores motions of the clips of a split, from a model or a reference."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Clips:
 
   Attributes:
     truth_px: (N, T, dims, joints) final poses.
-    sounds: what their sound says about beats.
+    sounds: their onsets, for the beat metrics.
     table: statistics of the poses in the form of the model.
   """
 
@@ -74,9 +74,9 @@ def encoder(
 
   Args:
     pose_vae: run of a pose VAE, of the same speaker.
-    scale_factor: that the final poses were multiplied by. The poses may come from a
-      model of global poses: they are converted here to the form and the statistics of
-      the VAE.
+    scale_factor: the factor that the final poses were multiplied by. They may come from
+      a model of global poses: they are converted here to the form and the statistics
+      of the VAE.
   """
   method, state, table = pose_vae.method, pose_vae.state, pose_vae.table
 

@@ -21,7 +21,7 @@ from sdt_jax import keypoints as kp
 from sdt_jax import pose
 from sdt_jax.errors import UserError
 
-# Where the videos of demo.py have the neck, in their 1280x720 pixels.
+# Position of the neck in the 1280x720 videos of demo.py.
 NECK_PX = (640.0, 324.0)
 
 VERSION = 1.3

@@ -47,14 +47,14 @@ def import_checkpoint(
   _check_empty(path)
   speaker = speakers.published(speaker_name)
   content = _read(checkpoint)
-  with _about(checkpoint):
+  with _prefix_errors(checkpoint):
     kind = original.kind(content.model)
     config = _config(content, kind, config)
   config.dataset.name, config.dataset.speaker = "speech2gesture", speaker_name
   speaker.table(config.pose.hierarchical)  # raises if there is none of this form
   method = methods.build(config, steps_per_epoch=1)
   bank = _external_bank(method, checkpoint, pose_vae)
-  with _about(checkpoint):
+  with _prefix_errors(checkpoint):
     state, notes = original.to_state(content, method, bank)
   clips = _clip_ids(config.dataset, state)
   _write(path, config, speaker, state, content.epoch, clips)
@@ -68,12 +68,12 @@ def _check_empty(path: pathlib.Path) -> None:
 
 def _read(file: pathlib.Path) -> Original:
   content = torch_file.read(file)
-  with _about(file):
+  with _prefix_errors(file):
     return original.parse(content)
 
 
 @contextlib.contextmanager
-def _about(file: pathlib.Path) -> Iterator[None]:
+def _prefix_errors(file: pathlib.Path) -> Iterator[None]:
   """Prefixes errors with the name of the file."""
   try:
     yield
@@ -118,7 +118,7 @@ def _external_bank(
   if not needed:
     raise UserError(
       f"--pose_vae={pose_vae}: only an SDT-VAE model takes its templates from a pose "
-      f"VAE, and {checkpoint} is none; leave it out"
+      f"VAE, but {checkpoint} is not one; leave it out"
     )
   bank = _read(pose_vae).model.get("clip_code_mu")
   if bank is None:
@@ -190,7 +190,7 @@ def export_checkpoint(
     Messages for the user, one line each.
 
   Raises:
-    UserError: a workdir or the checkpoint cannot be used, or the file not be written.
+    UserError: a workdir or the checkpoint is unusable, or the file cannot be written.
   """
   run = runs.load(path, step)
   vae = runs.load_encoder(pose_vae, "--pose_vae") if pose_vae else None
@@ -202,7 +202,7 @@ def export_checkpoint(
   if run.method.has_encoder:
     return notes
   if vae is None:
-    notes.append("pose_encoder: untrained weights; give --pose_vae for FTD's")
+    notes.append("pose_encoder: untrained; give --pose_vae to compute FTD")
   if "mean" in run.state.bank:
     notes.append("templates: the original reads them from the pose VAE's checkpoint")
   return notes

@@ -1,4 +1,4 @@
-"""Makes a workdir of a checkpoint that the original PyTorch code saved.
+"""Converts a checkpoint of the original PyTorch code to a workdir.
 
     python -m sdt_jax.interop.import_torch --checkpoint=FILE.pth --speaker=oliver \
       --workdir=DIR [--config=configs/sdt_bp.py] [--pose_vae=FILE.pth]
@@ -18,9 +18,9 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth file.", required
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker that the model was trained on.", required=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to make.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to create.", required=True)
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "File of the experiment; default: the one that the file holds."
+  "config", None, "Experiment file; default: the one that matches the checkpoint."
 )
 _POSE_VAE = flags.DEFINE_string(
   "pose_vae", None, "For SDT-VAE: the .pth file of its pose VAE, with the templates."

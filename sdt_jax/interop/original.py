@@ -51,7 +51,7 @@ _BANK = {"mean": "clip_code_mu", "log_var": "clip_code_logvar"}
 # In the original's state dict, but not part of the model: constants of the front end,
 # and the frozen encoder of another checkpoint, which computes the FTD.
 _POSE_ENCODER = "pose_encoder."
-_NOT_THE_MODELS = {
+_NOT_IN_OUR_MODEL = {
   "mel_transfm.spectrogram.window",
   "mel_transfm.mel_scale.fb",
   *names.known(names.POSE_ENCODER, _POSE_ENCODER),
@@ -215,7 +215,7 @@ def to_state(
 
 def _check_leftovers(model: State, networks, wanted: TrainState) -> None:
   """Raises a UserError if a name in the file belongs to nothing that is known."""
-  known = set(_NOT_THE_MODELS)
+  known = set(_NOT_IN_OUR_MODEL)
   for network in networks.values():
     known |= names.known(network.table, network.prefix)
   if "templates" in wanted.params:

@@ -33,7 +33,7 @@ def export_model(
   final poses in pixels relative to the neck, with T = ceil((m - 1) * 3 / 20) frames.
 
   Raises:
-    UserError: the workdir or the checkpoint cannot be used, or the file not be written.
+    UserError: the workdir or checkpoint is unusable, or the file cannot be written.
   """
   run = generate.load_speaking(path, step)
   export = jax.export.export(jax.jit(_generator(run)), platforms=PLATFORMS)

@@ -107,8 +107,8 @@ class _Unpickler(pickle._Unpickler):
   - SETITEM and SETITEMS take only text and integers as keys, since hashing a nested
     tuple can take forever, or overflow the C stack.
 
-  Among the others are the extension registry, which bypasses `find_class`, and
-  BYTEARRAY8, which allocates whatever size the pickle claims.
+  The refused instructions include those of the extension registry, which bypasses
+  `find_class`, and BYTEARRAY8, which allocates whatever size the pickle claims.
   """
 
   stack: list

@@ -1,4 +1,4 @@
-"""Everything that can be trained, by the name that `config.experiment` has for it."""
+"""Everything that can be trained, by its name in `config.experiment`."""
 
 from sdt_jax import config as config_lib
 from sdt_jax.config import Config
@@ -31,5 +31,5 @@ def build(config: Config, steps_per_epoch: int) -> Method:
 
 
 def name_of(network: str) -> str:
-  """The method that trains a network of this name, for `config.experiment`."""
+  """The name, in `config.experiment`, of the method that trains this network."""
   return next(name for name, m in METHODS.items() if network in m.networks)

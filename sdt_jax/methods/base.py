@@ -39,13 +39,13 @@ CLIP_MEL_SHAPE = (
 
 
 class Condition(NamedTuple):
-  """What poses are generated from; a method reads those that its `inputs` name.
+  """What poses are generated from; a method reads the fields that it lists in `inputs`.
 
   Attributes:
     mel: (B, mels, M) power mel spectrogram of the speech.
     template: (B, *template_shape), or (B, T, D) for one that changes over time.
     poses: (B, T, dims, joints) normalised poses to reconstruct.
-    speaker: (B,) int32 index of the speaker; None where a run has one.
+    speaker: (B,) int32 index of the speaker; None if the run has only one.
     lengths: (B,) int32 frames of each sequence, the rest is padding; None for all.
   """
 
@@ -65,7 +65,7 @@ class Method(abc.ABC):
       `TrainState.batch_stats`.
     title: what error messages call it, for example "pose VAE".
     has_encoder: whether `encode` maps poses to templates. Such a run gives the features
-      of FTD, and its `TrainState.bank` can serve as the templates of another run.
+      for FTD, and its `TrainState.bank` can serve as the templates of another run.
     optimizers: one for each entry of `TrainState.params` that is trained.
     bank_from: workdir of the run whose bank becomes the templates of this one, "" if
       the user has yet to name it; None for a method that does not need one.
@@ -129,7 +129,7 @@ class Method(abc.ABC):
   def sample(
     self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
   ) -> jax.Array:
-    """Generates poses by the running statistics.
+    """Generates poses; batch norm uses the running statistics.
 
     Args:
       state: the trained state.
@@ -148,7 +148,7 @@ class Method(abc.ABC):
 
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:
-  """Random key of a training step: another one for each step and each device."""
+  """Random key of a training step, different for each step and each device."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 

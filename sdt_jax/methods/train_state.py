@@ -36,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
     return {"params": self.params[name], "batch_stats": self.batch_stats[name]}
 
   def templates(self) -> jax.Array | None:
-    """The template of each training clip, (N, D) or (N, T, D); None without."""
+    """The template of each training clip, (N, D) or (N, T, D), or None."""
     return self.params.get("templates", self.bank.get("mean"))
 
 
@@ -46,7 +46,7 @@ def create(
   bank: dict[str, jax.Array],
   optimizers: dict[str, optax.GradientTransformation],
 ) -> TrainState:
-  """State before the first step; entries without an optimizer get none."""
+  """State before the first step; optimizer state only for entries with an optimizer."""
   opt_states = {
     name: optimizers[name].init(params[name]) for name in params if name in optimizers
   }

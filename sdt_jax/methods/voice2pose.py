@@ -1,4 +1,4 @@
-"""The gesture generator by regression: S2G, SDT-BP, SDT-VAE, and no template."""
+"""The regression-based gesture generator: S2G, SDT-BP, SDT-VAE, or no templates."""
 
 import dataclasses
 from typing import ClassVar, Literal, cast
@@ -19,13 +19,13 @@ from sdt_jax.models.generator import Generator
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Voice2Pose(base.Method):
-  """Speech, and a template where there are templates -> poses.
+  """Speech and, if the model uses templates, a template -> poses.
 
   Attributes:
     generator: the gesture generator.
-    discriminator: of motion; None for no GAN.
+    discriminator: scores the motion; None to train without a GAN.
     template: "bp" learns a template for each training clip, "vae" takes them from the
-      bank of another run, "none" has none.
+      bank of another run, "none" uses no templates.
     clip_template_shape: (D,), or (T, D) for templates that change over time.
     kl_weight: weight of the template KL term.
     gan_weight: weight of the GAN terms of generator and discriminator.
@@ -110,7 +110,7 @@ class Voice2Pose(base.Method):
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, Metrics]:
-    """One forward pass of the generator updates generator and templates.
+    """Updates the generator and the templates, in one forward pass.
 
     The discriminator is updated afterwards, from the poses of the same pass.
     """

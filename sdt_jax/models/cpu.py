@@ -5,8 +5,8 @@ between the rows; for those of an unpadded one, by the zeros around the map. Tha
 to four times the work. The derivatives here are those of an equal convolution with
 stride 1 and little padding. The forward pass is the plain one, which is fast.
 
-Instance norm: XLA sums over spatial dimensions in a tree of small windows, seven times
-slower than it multiplies each row of the map by ones.
+Instance norm: XLA sums over spatial dimensions in a tree of small windows, which takes
+seven times as long as multiplying each row of the map by ones.
 
 Derivatives are defined in forward mode and linear in the tangents, so that JAX
 transposes them for reverse mode.
@@ -45,14 +45,14 @@ def _convolve_jvp(stride: int, padding: int, primals, tangents):
   y = convolve(x, kernel, stride, padding)
   dy = jnp.zeros_like(y)
   if not isinstance(dx, SymbolicZero):
-    dy += _for_x(dx, kernel, stride, padding)
+    dy += _with_fast_gradient(dx, kernel, stride, padding)
   if not isinstance(dkernel, SymbolicZero):
     dy += _by_blocks(x, dkernel, stride, padding)
   return y, dy
 
 
-def _for_x(x, kernel, stride: int, padding: int):
-  """The convolution in the form whose gradient of x multiplies the fewest zeros."""
+def _with_fast_gradient(x, kernel, stride: int, padding: int):
+  """An equivalent convolution whose gradient for x wastes the least work on zeros."""
   if stride > 1:
     return _by_blocks(x, kernel, stride, padding)
   if padding == 0:
@@ -104,8 +104,8 @@ def instance_norm(x: jax.Array, mask: jax.Array | None, axes: Sequence[int]):
 def _instance_norm_jvp(axes: Sequence[int], primals, tangents):
   """dy = u - mean(u) - y mean(y u), with u = scale dx.
 
-  Automatic differentiation would take five means. Only the means are negated: XLA would
-  store a negated map.
+  Automatic differentiation would take five means. Only the means are negated, because
+  XLA would store a negated map.
   """
   x, mask = primals
   y, scale = _norm_and_scale(x, mask, axes)
@@ -133,7 +133,7 @@ def _norm_and_scale(x, mask, axes: Sequence[int]):
 
 
 def mean(x: jax.Array, mask: jax.Array | None, axes: Sequence[int]) -> jax.Array:
-  """Mean over `axes`, which stay with length 1, of the values where `mask`."""
+  """Mean over `axes`, kept with length 1, of the values where `mask` is true."""
   if mask is not None:
     # `jnp.mean(where=mask)` would count the mask at the full size of x.
     share = jnp.mean(mask, tuple(axes), x.dtype, keepdims=True)

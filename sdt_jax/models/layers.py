@@ -6,7 +6,7 @@ which convolutions compute and blocks return their activations: None for float32
 bfloat16 for speed on hardware that supports it.
 
 The sequences of a batch may differ in length: `lengths` (batch,) is the number of valid
-time steps of each. Every block takes and returns zeros after them, so that they do not
+time steps of each. Every block takes and returns zeros after these, so padding does not
 affect the results for the valid steps. This is for inference: in training, the batch
 statistics include all steps. Without `lengths`, all steps are valid.
 """

@@ -28,7 +28,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
 
 def instance_norm(x: jax.Array, mask: jax.Array | None, axes: Sequence[int]):
-  """Zero mean and unit (biased) variance over `axes`, of the values where `mask`."""
+  """Normalises over `axes` by the mean and biased variance where `mask` is true."""
 
   def mean(x):
     return jnp.mean(x, tuple(axes), keepdims=True, where=mask)

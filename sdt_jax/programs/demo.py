@@ -1,4 +1,4 @@
-"""Renders the gestures of a trained run to sound files.
+"""Renders gesture videos for sound files, using a trained run.
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
       [--step=latest|best|N] [--template=random|normal|INDEX|INDEX:INDEX|FILE.npz] \
@@ -26,10 +26,10 @@ _TEMPLATE = flags.DEFINE_string(
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each sound.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SPEAKER = flags.DEFINE_string(
-  "speaker", None, "Published speaker whose body to move; default: the trained one."
+  "speaker", None, "Published speaker to animate; default: the one trained on."
 )
 _EXPORT = flags.DEFINE_string(
-  "export", "", "Also write the poses as openpose, pose2img, csv (separate by commas)."
+  "export", "", "Formats to export to, comma-separated: openpose, pose2img, csv."
 )
 
 

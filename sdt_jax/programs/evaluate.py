@@ -26,7 +26,7 @@ _TEMPLATE = flags.DEFINE_string(
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each clip.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SAVE_VIDEOS = flags.DEFINE_integer(
-  "save_videos", 0, "Number of clips to show beside the truth.", lower_bound=0
+  "save_videos", 0, "Number of clips to render next to the truth.", lower_bound=0
 )
 _SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Save the generated poses.")
 

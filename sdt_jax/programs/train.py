@@ -23,7 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _TAG = flags.DEFINE_string("tag", "", "Appended to the name of the default folder.")
 _PRETRAINED = flags.DEFINE_string(
-  "pretrained", None, "Workdir of a run whose weights to start from."
+  "pretrained", None, "Workdir of the run to take initial weights from."
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator",

@@ -36,7 +36,7 @@ def render_files(
   Args:
     model: the trained model.
     sounds: sound files; their stems must differ.
-    output_dir: made if it is missing.
+    output_dir: created if it is missing.
     template, num_samples, seed: see `templates.sources.choose`.
     export: also writes the motion, for example `exports.export`.
 
@@ -48,7 +48,7 @@ def render_files(
   """
   chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
-  _check_sounds_stay(stems)
+  _check_no_overwrite(stems)
   # All are read once before anything is written, and again when they are rendered.
   lengths = {path: len(audio_file.load_audio(path)) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
@@ -96,7 +96,7 @@ def _stems(
   return [output_dir / f"{sound.stem}_{i}" for i in range(count)]
 
 
-def _check_sounds_stay(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
+def _check_no_overwrite(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
   """Raises a UserError if a video would overwrite one of the sounds."""
   sounds = {sound.resolve() for sound in stems}
   for stem in (stem for of_sound in stems.values() for stem in of_sound):

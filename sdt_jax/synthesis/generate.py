@@ -22,7 +22,7 @@ def load(
   Args:
     workdir: folder of the run.
     step: "latest", "best" or the number of a step.
-    speaker: a published speaker whose body to move instead of the trained one's.
+    speaker: a published speaker to animate instead of the one in the training data.
 
   Raises:
     UserError: the folder is not the workdir of a gesture model, or there is no such
@@ -133,7 +133,7 @@ def bucket(num_frames: int) -> int:
 def _batch(
   sounds: list[np.ndarray], codes: list[np.ndarray | None], size: int
 ) -> dict[str, np.ndarray]:
-  """`size` rows of one length; the last row is repeated to fill up."""
+  """`size` rows of the same length; missing rows repeat the last one."""
   frames = bucket(max(audio.num_frames(len(sound)) for sound in sounds))
   rows = [_row(*pair, frames) for pair in zip(sounds, codes, strict=True)]
   rows += rows[-1:] * (size - len(rows))

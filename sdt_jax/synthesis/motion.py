@@ -1,4 +1,4 @@
-"""The way from a sound to motion, for every program:
+"""The path from sound to motion, shared by all programs:
 
     mel spectrogram -> Method.sample (+ template) -> denormalise -> global pose -> scale
 
@@ -23,8 +23,8 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
       `audio.mel_of_reflected`), or as `mel` (b, mels, M); or, for a method that
       reconstructs, `poses` (b, T, dims, joints), normalised. Optional: `template`
       (b, ...); `lengths` (b,), see `Condition`; `draw` (b, 2) int32, seed and number
-      of each row, which its random key is made from; without it all keys are those of
-      seed 0.
+      of each row, from which its random key is derived; without it all rows share the
+      key of seed 0.
 
   Returns:
     (b, T, dims, joints) normalised poses.

@@ -184,7 +184,7 @@ def _constant(name: str, code: np.ndarray, request: Request) -> Chosen:
 
 def _row(text: str, request: Request) -> int:
   size = len(request.bank)
-  row = int(text[:20])  # no bank is larger, and Python refuses 4300 digits
+  row = int(text[:20])  # enough for any bank; Python refuses 4300 digits
   if not 0 <= row < size:
     raise UserError(
       f"--template={request.spec}: index {row} is outside the bank of {size} "

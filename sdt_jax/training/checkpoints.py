@@ -121,13 +121,13 @@ class Checkpoints:
   def _delete_old(self) -> None:
     """Deletes old checkpoints, which Orbax has moved aside.
 
-    A process killed in the middle leaves no checkpoint half deleted.
+    So a process killed at any time leaves no half-deleted checkpoint.
     """
     if processes.is_main():
       shutil.rmtree(self._path / _DELETED, ignore_errors=True)
 
   def find(self, which: str) -> int:
-    """Returns the step of the checkpoint named "latest", "best" or by its step.
+    """Returns the step of a checkpoint, given "latest", "best" or a step number.
 
     Raises:
       UserError: there is no such checkpoint.

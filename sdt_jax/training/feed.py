@@ -1,4 +1,4 @@
-"""How training clips get to the devices.
+"""Moves training clips to the devices.
 
 Resident: sound and poses of the whole split are kept in the memory of every device, and
 a step receives only the rows of its clips. Samples shared by overlapping clips are
@@ -37,7 +37,7 @@ class Feed(Protocol):
   steps_at_once: int
 
   def block(self, first: int, last: int) -> Tree:
-    """Input of the steps `first` to `last`, on the devices; asked for in order."""
+    """Input of steps `first` to `last`, on the devices; blocks are read in order."""
     ...
 
   @staticmethod

@@ -1,4 +1,4 @@
-"""What the layers above hand to a training run: its evaluator and its gallery."""
+"""The interfaces that callers implement for a training run: evaluator and gallery."""
 
 import pathlib
 from collections.abc import Callable
@@ -37,7 +37,7 @@ MakeEvaluator = Callable[[Method, pose.PoseTable, Config], Evaluator]
 
 
 class Sample(NamedTuple):
-  """A clip to look at: prediction beside truth.
+  """A clip to inspect: the prediction next to the truth.
 
   Attributes:
     name: for example "epoch0003_dev0".
@@ -62,5 +62,5 @@ class Gallery(Protocol):
 
 
 MakeGallery = Callable[[pathlib.Path, Board, bool], Gallery]
-"""Makes a gallery from its folder, the TensorBoard file, and whether the latter gets
-the videos, too."""
+"""Makes a gallery from its folder, the TensorBoard file, and a flag: whether videos
+also go to TensorBoard."""

@@ -35,7 +35,7 @@ class NonFiniteError(Exception):
 
 
 class Guard:
-  """Calls functions that a run can do without; logs the first failure as a warning.
+  """Calls functions that must not stop a run; logs the first failure as a warning.
 
   Args:
     what: for the warning, for example "metrics.jsonl".
@@ -233,6 +233,6 @@ def _append(path: pathlib.Path, line: str) -> None:
 
 
 def _step_of(entry: dict[str, Any]) -> float:
-  """The step of a line; infinite for a line that is not ours, so that it is dropped."""
+  """The step of a line; infinite if it has none, so that the line is dropped."""
   step = entry.get("step")
   return step if type(step) is int else math.inf

@@ -41,11 +41,11 @@ def train(
     True if the run is complete, False if it was asked to stop early.
 
   Raises:
-    UserError: a field, the data or the workdir does not fit, or a loss is not finite.
+    UserError: a field, the data or the workdir is unusable, or a loss is not finite.
   """
   with processes.errors_shared():
     job = setup.prepare(config, path, make_evaluator)
-    # Anything that can be wrong is found before anything is written.
+    # All inputs are checked before anything is written.
     fresh = None if job.resumed else setup.fresh_state(job, pretrained)
   with _locked(path), interrupts.catch() as stop:
     try:
@@ -192,7 +192,7 @@ def _map_train_step(job: Job, clips: feed.Feed):
 
 
 def _blocks(job: Job, start: int, length: int) -> Iterator[tuple[int, int]]:
-  """First and last step of each dispatch; nothing is due within one."""
+  """First and last step of each dispatch; logging and saving happen only in between."""
   marks = {
     job.config.log.every_steps,
     job.config.checkpoint.every_steps or job.total_steps,

@@ -28,7 +28,7 @@ Tree = Any
 
 @functools.cache
 def _mesh() -> jax.sharding.Mesh:
-  # Not `jax.make_mesh`, which may reorder: rows of a batch go by process.
+  # Not `jax.make_mesh`, which may reorder devices: batch rows are grouped by process.
   devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
   return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 

@@ -106,7 +106,7 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def errors_shared() -> Iterator[None]:
-  """Raises an error of one process in all of them, so that none waits for it for ever.
+  """Raises an error of one process in all of them, so that none waits forever.
 
   A process where the block raised an exception re-raises it; the others raise a
   UserError. Such blocks may be nested.

@@ -1,4 +1,4 @@
-"""Opens what a training run left in its workdir."""
+"""Opens trained runs from their workdirs."""
 
 import dataclasses
 import functools
@@ -104,7 +104,7 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
   """The template (N, D) that the pose VAE in `path` recorded for each training clip.
 
   Raises:
-    UserError: it is no pose VAE, or was trained on other clips.
+    UserError: it is not a pose VAE, or was trained on other clips.
   """
   if not path:
     raise UserError(
@@ -123,7 +123,7 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
 
 
 def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
-  """`state` with the weights of the networks of another run, but not its optimizers.
+  """`state` with the network weights of another run; optimizer states are not copied.
 
   Learnt templates are copied if both runs have the same number of clips.
 
@@ -139,7 +139,7 @@ def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
   ours, theirs = set(state.batch_stats), set(source.batch_stats)
   if ours != theirs and not partial:
     raise UserError(
-      f"--pretrained={path}: lacks {sorted(ours - theirs)} and has also "
+      f"--pretrained={path}: lacks {sorted(ours - theirs)} and also has "
       f"{sorted(theirs - ours)}; --config.pretrained_partial=True skips those"
     )
   if not ours & theirs:

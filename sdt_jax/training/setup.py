@@ -1,4 +1,4 @@
-"""Prepares a run: checks all that can be wrong before anything is written."""
+"""Prepares a run: checks all its inputs before anything is written."""
 
 import dataclasses
 import functools
@@ -54,7 +54,7 @@ def prepare(config: Config, path: pathlib.Path, make_evaluator: MakeEvaluator) -
   """Checks the config and the workdir, opens the data, builds the method.
 
   Raises:
-    UserError: a field, the data or the workdir does not fit.
+    UserError: a field, the data or the workdir is unusable.
   """
   methods.check(config)
   if config.debug.nans:
