@@ -138,8 +138,8 @@ def to_model_rate(
 
   Args:
     audio: (samples,) floats in [-1, 1], or integers: uint8, int16 or int32.
-    sample_rate: of `audio`, in Hz.
-    name: of the audio in error messages.
+    sample_rate: sample rate of `audio`, in Hz.
+    name: what error messages call the audio.
 
   Returns:
     (samples',) float32 at 16 kHz; audio that already has this format is not changed.

@@ -25,7 +25,7 @@ class Evaluator:
   Args:
     method: what was trained.
     table: the statistics that its poses are normalised with.
-    config: of the run; gives the batch size, the seed and the mapping.
+    config: the fields of the run; gives the batch size, the seed and the mapping.
   """
 
   def __init__(self, method: Method, table: pose.PoseTable, config: Config):

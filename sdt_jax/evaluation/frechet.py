@@ -60,7 +60,7 @@ def ftd(
     features_pred: (N, D) the pose VAE's means of the predicted clips, D = 32.
     features_true: (N, D) of the truth of the same clips, in the same order: the
       bootstrap draws each clip together with its truth.
-    seed: of the resampling.
+    seed: for the resampling.
 
   Raises:
     UserError: there are fewer than two clips, or a feature is not finite.

@@ -245,7 +245,7 @@ def bc_ha2g(
 
   Args:
     poses_px: (B, T, dims, joints) final poses.
-    onsets: of each clip, times in seconds (`audio_onsets`).
+    onsets: times in seconds, for each clip (`audio_onsets`).
     mean_change: (4,) from `mean_angle_change`.
 
   Returns:
@@ -330,7 +330,7 @@ def summarize(
     values: name -> (N,), one value per clip, with the clips in the same order.
     weights: name -> (N,) weights >= 0 of those metrics that are not a plain mean; a
       value of weight 0 may be NaN.
-    seed: of the resampling; all metrics see the same resamples.
+    seed: for the resampling; all metrics see the same resamples.
   """
   names = list(values)
   value = np.stack([np.asarray(values[n], np.float64) for n in names], 1)
@@ -359,7 +359,7 @@ def hellinger_speed(
   Args:
     counts: (N, 80) from `hand_speed_histogram`, of the predictions.
     true_counts: (N, 80) of the truth of the same clips.
-    seed: of the resampling.
+    seed: for the resampling.
 
   Source: GENEA Challenge 2020 (IUI 2021), with the wrists for the hands.
   """

@@ -60,7 +60,7 @@ def other_clips(num_clips: int, seed: int, places: Places | None = None) -> np.n
 
   Args:
     num_clips: N, also the length of the result.
-    seed: of the random order and distance.
+    seed: for the random order and distance.
     places: where the clips were cut from; None if no two clips overlap.
 
   Raises:

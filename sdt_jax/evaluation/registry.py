@@ -34,7 +34,7 @@ class Sounds(NamedTuple):
   """What beat metrics need besides motion: audio onsets, and the arms' mean change.
 
   Attributes:
-    onsets: of each clip, times in seconds (`metrics.audio_onsets`).
+    onsets: times in seconds, for each clip (`metrics.audio_onsets`).
     mean_change: (4,) `metrics.mean_angle_change` of training clips.
   """
 

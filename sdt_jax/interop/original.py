@@ -315,8 +315,8 @@ def from_state(
   """The checkpoint that the original would have saved; inverse of `to_state`.
 
   Args:
-    state: of a run of one of the original's experiments.
-    config: of that run.
+    state: a run of one of the original's experiments.
+    config: the config of that run.
     epoch: number of completed epochs.
     pose_vae: state of a pose VAE; its encoder becomes the frozen `pose_encoder` that
       the original expects in checkpoints of gesture models. None gives untrained

@@ -30,7 +30,7 @@ class Run:
     speaker: the statistics that it normalises with.
     method: what was trained.
     state: restored from the checkpoint, on every device.
-    step, epoch: of the checkpoint.
+    step, epoch: position of the checkpoint in the training.
   """
 
   path: pathlib.Path
