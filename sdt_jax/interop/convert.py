@@ -32,7 +32,7 @@ def import_checkpoint(
     checkpoint: a .pth file of the original.
     speaker_name: whose published statistics the model was trained with.
     path: the workdir to make.
-    config: the fields of the run; None takes the experiment file that matches the checkpoint. The
+    config: of the run; None takes the experiment file that matches the checkpoint. The
       architecture must be that of the checkpoint. With `dataset.root` set, the training
       clips get their names from the pack there.
     pose_vae: .pth file of the pose VAE whose templates an SDT-VAE model was trained
