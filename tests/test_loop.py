@@ -115,7 +115,7 @@ def test_another_number_of_clips_is_refused(train, trained, tmp_path):
   [
     ({"batch_size": 12}, "not divisible by the 8 devices"),
     ({"parallel": "dask"}, "config.parallel is 'dask'"),
-    ({"dataset.name": "imagenet"}, "dataset.name='imagenet'"),
+    ({"dataset.name": "imagenet"}, "config.dataset.name is 'imagenet'"),
   ],
 )
 def test_bad_fields_are_named_before_anything_is_written(

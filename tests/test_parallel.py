@@ -183,13 +183,13 @@ def test_eight_devices_equal_one(case, mode):
 def test_a_block_of_steps_equals_step_by_step(mode):
   step, batches = _step("sdt_bp"), [_batch() for _ in range(3)]
   state = one_by_one = _state("sdt_bp")
-  one_by_one = []
+  losses_one_by_one = []
   for batch in batches:
     one_by_one, metrics = _run(step, mode, one_by_one, [batch])
-    one_by_one.append(jax.device_get(metrics["loss"][0]))
+    losses_one_by_one.append(jax.device_get(metrics["loss"][0]))
   at_once, metrics = _run(step, mode, state, batches, length=4)
   assert int(at_once.step) == 3
-  np.testing.assert_allclose(metrics["loss"][:3], one_by_one, rtol=TOLERANCE)
+  np.testing.assert_allclose(metrics["loss"][:3], losses_one_by_one, rtol=TOLERANCE)
   _assert_close(at_once.params, one_by_one.params)
 
 
