@@ -218,7 +218,7 @@ def test_a_new_data_set_is_a_module_and_an_entry_of_the_registry(monkeypatch, bu
   monkeypatch.setitem(data.DATASETS, "ted", ("speaker", "root"))
   ted = build("ted", "talks", "al", "")
   assert (ted.speaker, ted.path) == ("al", "talks")
-  with pytest.raises(UserError, match="'tet'; expected .* 'ted'"):
+  with pytest.raises(UserError, match=r"'tet'; expected .* 'ted'"):
     build("tet", "talks", "al", "")
 
 
