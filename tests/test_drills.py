@@ -268,7 +268,7 @@ def test_asked_to_stop(folder, undisturbed, tmp_path, number):
   assert program.wait() == 0
   last = _newest(path)
   assert 3 <= last < 24
-  line = f"stopped after step {last}; the same command goes on from there"
+  line = f"stopped after step {last}; the same command resumes from there"
   assert line in program.output.read_text()
   assert program.complaints() == []
   _assert_finishes(folder, path, undisturbed())

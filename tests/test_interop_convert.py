@@ -235,7 +235,7 @@ def test_the_programs_import_train_on_render_and_export(content, tmp_path):
   assert imported == (
     "sdt_bp, epoch 1, step 2\n"
     "optimizerClipCode: of parameters of other shapes; "
-    "Adam starts anew for the templates\n"
+    "Adam starts from scratch for the templates\n"
     f"imported: {run}\n"
   )
   assert workdir.read_clips(tmp_path / "run")[1] == "oliver/clips/npz/talk-1"
