@@ -91,16 +91,7 @@ def prepare(config: Config, path: pathlib.Path, make_evaluator: MakeEvaluator) -
 
 def build_data(config: Config) -> pipeline.Built:
   """The data set that a config describes; builds it if necessary."""
-  dataset = config.dataset
-  return pipeline.build(
-    dataset.name,
-    root=dataset.root,
-    speaker=dataset.speaker,
-    data_dir=dataset.data_dir,
-    num_train_clips=dataset.num_train_clips,
-    num_dev_clips=dataset.num_dev_clips,
-    skip_bad_clips=dataset.skip_bad_clips,
-  )
+  return pipeline.build(**config.dataset)
 
 
 def fresh_state(job: Job, pretrained: str | None) -> TrainState:
