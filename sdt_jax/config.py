@@ -103,9 +103,17 @@ FIELDS: dict[str, Any] = {
     absent=0,
   ),
   "dataset": {
-    "name": Field("synthetic", "the data set, a name in `sdt_jax.data`"),
-    "root": _run_field("", "speech2gesture: folder that contains <speaker>/*.csv"),
-    "speaker": Field("ada", "name of the speaker"),
+    "name": Field(
+      "",
+      "the data set, a name in `sdt_jax.data`; empty means speech2gesture if root is "
+      "set, else synthetic",
+    ),
+    "root": _run_field(
+      "", "speech2gesture: folder that contains the packs, or a pack itself"
+    ),
+    "speaker": Field(
+      "", "name of the speaker; empty means the only pack in root, or synthetic's ada"
+    ),
     "num_train_clips": Field(2048, "synthetic: number of training clips to make"),
     "num_dev_clips": Field(256, "synthetic: number of dev clips to make"),
     "data_dir": _run_field("data", "folder for the built data sets"),
