@@ -76,7 +76,7 @@ def _tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Te
 
 def folder_name(speaker: str, *parts: object) -> str:
   """Folder name of a data set; the speaker's name may contain any character."""
-  return "-".join([urllib.parse.quote(speaker, safe=""), *map(str, parts)])
+  return "-".join(urllib.parse.quote(str(p), safe="") for p in (speaker, *parts))
 
 
 @dataclasses.dataclass
@@ -285,7 +285,16 @@ def clips_of_video(
     sound: (S,) float32, 16 kHz mono. Zeros are added if it is shorter.
     starts: first frame of each clip.
     per_frame: other arrays (T, ...) of the data set.
+
+  Raises:
+    UserError: the keypoints have another shape.
   """
+  expected = ("T", *kp.OPENPOSE.detection_shape)
+  if keypoints.shape[1:] != expected[1:]:
+    raise UserError(
+      f"{video}: keypoints have shape {keypoints.shape}, expected {expected}"
+    )
+  keypoints, sound = keypoints.astype(np.float32), sound.astype(np.float32)
   poses_px, detected = pose.from_openpose(keypoints), pack.detected_points(keypoints)
   for start in starts:
     frames = slice(start, start + audio.CLIP_FRAMES)

@@ -21,7 +21,7 @@ import grain
 import numpy as np
 
 from sdt_jax import audio, pose, speakers
-from sdt_jax.data import DATASETS
+from sdt_jax.data import DATASETS, own
 from sdt_jax.data.builder import Built
 from sdt_jax.data.clip_store import ClipStore
 from sdt_jax.data.recordings import CLIP_SAMPLES
@@ -67,7 +67,8 @@ def build(**dataset: Any) -> Built:
 
   Args:
     dataset: the section `dataset` of a config. `DATASETS` lists the fields that each
-      data set uses; they are explained by the function `prepare` of its module.
+      data set uses (`own.FIELDS` those of one's own); they are explained by the
+      function `prepare` of its module.
 
   Raises:
     UserError: the name is unknown, the builder raises an error, or a speaker has no
@@ -77,7 +78,7 @@ def build(**dataset: Any) -> Built:
     dataset = resolve(dataset)
   name = dataset["name"]
   module = _module(name)
-  used = dataset.keys() & set(DATASETS[name])
+  used = dataset.keys() & set(DATASETS.get(name, own.FIELDS))
   built = module.prepare(**{key: dataset[key] for key in used})
   mode = dataset.get("statistics", "auto")
   others = [_statistics(name, own, mode) for name, own in built.others.items()]
@@ -86,10 +87,14 @@ def build(**dataset: Any) -> Built:
   return built
 
 
-def _module(name: str) -> types.ModuleType:
+def _module(name: str) -> types.ModuleType | own.OwnDataSet:
+  if ":" in name:
+    return own.load(name)
   if name not in DATASETS:
-    known = tuple(DATASETS)
-    raise UserError(f"config.dataset.name is {name!r}; expected one of {known}")
+    raise UserError(
+      f"config.dataset.name is {name!r}; expected one of {tuple(DATASETS)}, or "
+      "my_module:MyBuilder"
+    )
   return importlib.import_module(f"sdt_jax.data.{name}")
 
 
