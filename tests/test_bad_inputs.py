@@ -268,7 +268,7 @@ TRAIN_FLAGS = [
     "checkpoint.every_steps=-1": "every_steps is -1",
     "checkpoint.keep_best=-1": "keep_best is -1",
     "log.dev_videos=-1": "dev_videos is -1",
-    "dataset.num_train_clips=0": "num_train_clips=0",
+    "dataset.num_train_clips=0": "num_train_clips=0", "dataset.name=no:No": "'no:No'",
     "dataset.data_dir=talk.wav": "talk.wav",
     "dataset.num_dev_clips=-1": "num_dev_clips=-1",
     "dataset.statistics=published": "'ada' ... known",

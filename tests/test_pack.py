@@ -80,6 +80,9 @@ def test_the_column_speaker(tmp_path):
   index = pack.read_index(tmp_path, "zoe")
   assert index.speakers == ("bob", "al", "oliver", "zoe")  # oliver is published
   assert [row.speaker for row in index.rows["train"]] == ["bob", "bob", "zoe", "al"]
+  # Data sets of versions that ignored the column are not taken for this one.
+  csv_path = tmp_path / "zoe/processed_137.csv"
+  assert index.fingerprint != pack._fingerprint(csv_path, index.rows, 1)
   packs.write_pack(tmp_path, "train dev:bob")
   with pytest.raises(
     UserError, match=r"csv: speaker 'bob' has no train row and no pub"
