@@ -313,7 +313,7 @@ def test_the_config_supplies_what_the_file_does_not_contain(content, tmp_path):
   importing(content, tmp_path, config=config)
   ours = workdir.read_config(tmp_path / "run")
   assert (ours.generator.norm, ours.num_epochs) == ("in", 7)
-  assert config.dataset.name == "synthetic"  # the caller's config is unchanged
+  assert config.dataset.name == ""  # the caller's config is unchanged
 
 
 def test_data_of_another_number_of_clips_is_refused(content, tmp_path):
