@@ -261,7 +261,7 @@ class RunLog:
     }
     loss, clips = f"{means['loss']:.4f}", f"{speed['clips_per_s']:.0f}"
     self._bar.set_postfix(loss=loss, clips_per_s=clips)
-    rate = {"learning_rate": float(self._learning_rate(self._step - 1))}
+    rate = {"learning_rate": float(f"{self._learning_rate(self._step - 1):.6g}")}
     self._latest = means
     self.write(self._step, "train", means | rate | speed)
     self._pending = []
