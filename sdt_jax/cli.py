@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -138,7 +139,8 @@ def config_file() -> pathlib.Path:
     UserError: there is no such file. ml_collections would fail only when a field is
       read.
   """
-  path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  name = config_flags.get_config_filename(flags.FLAGS["config"])
+  path = pathlib.Path(re.sub(r"(\.py):.*", r"\1", name))  # FILE.py:ARGUMENT
   if not path.is_file():
     raise UserError(f"--config={path}: no such file; use one of {_config_names()}")
   return path
