@@ -405,7 +405,10 @@ DEMO_CASES = [
 IMPORT_CASES = [
   *each(f"{IMPORT} --", {
     "checkpoint=none.pth": "none.pth", "checkpoint=run": "run: is a folder",
-    "speaker=nobody": "'nobody' ... oliver",
+    "speaker=nobody": "'nobody' ... oliver ... --root=DATA",
+    "speaker=none.json": "--speaker=none.json ... speaker.json",
+    "speaker=run/config.json": "--speaker=run/config.json ... hierarchical",
+    "speaker=nobody --root=packs": "'nobody' ... zoe", "root=none": "none",
     "workdir=run": "--workdir=run ... another", "workdir=talk.wav/x": "talk.wav/x",
     "config=none.py": "none.py ... configs/",
     "config=tiny.py --config.template.size=9": "template.size ... 9",
