@@ -19,10 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.dataset.num_dev_clips = 64
   c.generator.channels = 96
   c.generator.audio_channels = (12, 24, 48, 96)
-  c.template.learning_rate = 1e-2
+  c.template.learning_rate_scale = 10.0
   c.optimizer.learning_rate = 1e-3
-  c.discriminator.learning_rate = 1e-3
-  c.optimizer.milestones = (7, 9)
+  c.optimizer.milestones = (-3, -1)
   c.log.dev_videos = 2
   c.log.train_videos = 0
   c.log.video_every_epochs = 5

@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import pathlib
+import re
 import runpy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -38,6 +39,10 @@ def _one_of(*choices: str) -> Allowed:
 _ANY = Allowed(lambda _: True, "any")
 _POSITIVE = Allowed(lambda x: x > 0, "a positive number")
 _NOT_NEGATIVE = Allowed(lambda x: x >= 0, "0 or more")
+_NORM = Allowed(
+  lambda x: re.fullmatch(r"bn|in|in_star|gn[1-9]\d{0,3}", x) is not None,
+  "bn, in, in_star or gn<groups>, for example gn16",
+)
 _SHARE = Allowed(lambda x: 0 <= x < 1, "0 or more, below 1")
 
 
@@ -98,9 +103,17 @@ FIELDS: dict[str, Any] = {
     absent=0,
   ),
   "dataset": {
-    "name": Field("synthetic", "the data set, a name in `sdt_jax.data`"),
-    "root": _run_field("", "speech2gesture: folder that contains <speaker>/*.csv"),
-    "speaker": Field("ada", "name of the speaker"),
+    "name": Field(
+      "",
+      "the data set, a name in `sdt_jax.data`; empty means speech2gesture if root is "
+      "set, else synthetic",
+    ),
+    "root": _run_field(
+      "", "speech2gesture: folder that contains the packs, or a pack itself"
+    ),
+    "speaker": Field(
+      "", "name of the speaker; empty means the only pack in root, or synthetic's ada"
+    ),
     "num_train_clips": Field(2048, "synthetic: number of training clips to make"),
     "num_dev_clips": Field(256, "synthetic: number of dev clips to make"),
     "data_dir": _run_field("data", "folder for the built data sets"),
@@ -124,14 +137,35 @@ FIELDS: dict[str, Any] = {
   "generator": {
     "norm": Field(
       "in_star",
-      "batch norm, instance norm, or IN* (in 1-D over the channels of each time step)",
-      _one_of("bn", "in", "in_star"),
+      "batch norm, instance norm, IN* (in 1-D over the channels of each time step), or "
+      "group norm",
+      _NORM,
     ),
     "channels": Field(256, "channels of the 1-D U-Net and the decoder", _POSITIVE),
     "audio_channels": Field(
       (64, 128, 256, 256),
       "channels of the four stages of the audio encoder",
       Allowed(lambda x: len(x) == 4 and all(c > 0 for c in x), "4 positive numbers"),
+    ),
+  },
+  "pose_vae": {
+    "norm": Field("bn", "norm of the pose VAE, see generator.norm", _NORM, absent="bn")
+  },
+  "loss": {
+    "regression": Field(
+      "l1",
+      "regression loss on normalised poses: mean absolute error, Huber loss with delta "
+      "1, or mean squared error",
+      _one_of("l1", "smooth_l1", "mse"),
+      absent="l1",
+    ),
+    "regression_weight": Field(
+      1.0, "weight of the regression loss", _NOT_NEGATIVE, absent=1.0
+    ),
+    "lips_only": Field(
+      False,
+      "compare only the lips: all other joints count as 0 in all losses",
+      absent=False,
     ),
   },
   "template": {
@@ -141,27 +175,78 @@ FIELDS: dict[str, Any] = {
       _one_of("bp", "vae", "none"),
     ),
     "pose_vae": Field(
-      "", "kind vae: workdir of a pose2pose run on the same clips", absent=""
+      "",
+      "kind vae: workdir of a pose2pose run on the same clips; default: "
+      "<workdir>/pose_vae, which is trained first",
+      absent="",
     ),
     "size": Field(32, "dimensions of a template", _POSITIVE),
     "frame_wise": Field(False, "kind bp: one template per frame instead of per clip"),
     "kl_weight": Field(
       0.1, "weight of the KL term; the paper states 1, its code uses 0.1", _NOT_NEGATIVE
     ),
-    "learning_rate": Field(1e-4, "Adam's rate for learnt templates", _POSITIVE),
+    "learning_rate_scale": Field(
+      1.0, "rate for learnt templates, relative to optimizer.learning_rate", _POSITIVE
+    ),
+    "frozen": Field(
+      False, "kind bp: keep the templates (those of --pretrained)", absent=False
+    ),
   },
   "discriminator": {
     "weight": Field(
       0.0, "weight of the motion GAN; 0 means no discriminator", _NOT_NEGATIVE
     ),
-    "learning_rate": Field(1e-4, "Adam's rate for the discriminator", _POSITIVE),
+    "learning_rate_scale": Field(
+      1.0, "rate for the discriminator, relative to optimizer.learning_rate", _POSITIVE
+    ),
+    "input": Field(
+      "motion",
+      "what it sees: differences of successive poses, or the poses",
+      _one_of("motion", "poses"),
+      absent="motion",
+    ),
+    "joints": Field(
+      "",
+      "joints that it sees: names of joints or of the parts body, face, left_hand and "
+      "right_hand, separated by commas; default: all",
+      absent="",
+    ),
   },
   "optimizer": {
-    "learning_rate": Field(1e-4, "Adam's rate", _POSITIVE),
+    "learning_rate": Field(1e-4, "Adam's rate; moves all optimizers", _POSITIVE),
     "b1": Field(0.9, "Adam's decay of the first moment", _SHARE),
     "b2": Field(0.999, "Adam's decay of the second moment", _SHARE),
-    "milestones": Field((90, 98), "epochs after which all learning rates decay"),
+    "milestones": _run_field(
+      (-10, -2),
+      "epochs after which all learning rates decay; negative ones count from the end",
+      Allowed(all, "epochs other than 0"),
+    ),
     "decay": Field(0.1, "factor applied at each milestone", _NOT_NEGATIVE),
+    "weight_decay": Field(
+      0.0,
+      "L2 penalty: adds so much of each weight of the generator or the pose VAE to its "
+      "gradient",
+      _NOT_NEGATIVE,
+      absent=0.0,
+    ),
+  },
+  "evaluation": {
+    "every_epochs": _run_field(
+      1, "epochs between validations; 0 means none", _NOT_NEGATIVE, absent=1
+    ),
+    "template": _run_field(
+      "random",
+      "templates at validation: random rows of the bank, from the standard normal "
+      "distribution, or the pose VAE's means of the true poses",
+      _one_of("random", "normal", "encoder"),
+      absent="random",
+    ),
+    "pose_vae": _run_field(
+      "",
+      "workdir of a pose2pose run of the same speaker, for FTD at validation; default: "
+      "the one that the templates come from",
+      absent="",
+    ),
   },
   "log": {
     "every_steps": _run_field(20, "steps per line of training metrics", _POSITIVE),
@@ -181,6 +266,12 @@ FIELDS: dict[str, Any] = {
       0.0, "also save after so many minutes; 0 means never", _NOT_NEGATIVE, absent=0.0
     ),
     "keep_latest": _run_field(2, "number of latest checkpoints to keep", _POSITIVE),
+    "keep_every_epochs": _run_field(
+      0,
+      "also keep one checkpoint every so many epochs; 0: none",
+      _NOT_NEGATIVE,
+      absent=0,
+    ),
     "keep_best": _run_field(1, "number of best checkpoints to keep", _NOT_NEGATIVE),
     "best_metric": _run_field(
       "lip_sync", "dev metric whose lowest value marks the best checkpoint"
@@ -262,7 +353,7 @@ def with_absent_fields(
   values: Mapping[str, Any], fields: Mapping[str, Any] = FIELDS
 ) -> dict[str, Any]:
   """Fills in the fields that an older run lacks, so as to reproduce its behaviour."""
-  complete = dict(values)
+  complete = _with_rate_scales(values) if fields is FIELDS else dict(values)
   for key, field in fields.items():
     if isinstance(field, Field):
       if field.absent is not None:
@@ -270,6 +361,24 @@ def with_absent_fields(
     elif isinstance(section := complete.get(key, {}), dict):  # else `check` reports it
       complete[key] = with_absent_fields(section, field)
   return complete
+
+
+def _with_rate_scales(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Replaces the absolute learning rates of older runs by relative ones."""
+  complete = dict(values)
+  for name in ("template", "discriminator"):
+    section = complete.get(name)
+    if isinstance(section, dict) and "learning_rate" in section:
+      rest = {k: v for k, v in section.items() if k != "learning_rate"}
+      scale = section["learning_rate"] / values["optimizer"]["learning_rate"]
+      complete[name] = rest | {"learning_rate_scale": scale}
+  return complete
+
+
+def milestones(config: Config) -> list[int]:
+  """Epochs after which the learning rates decay, counted from the start."""
+  epochs = (m if m > 0 else config.num_epochs + m for m in config.optimizer.milestones)
+  return sorted(epoch for epoch in epochs if epoch > 0)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -4,6 +4,8 @@ config.json     every field of the config
 speaker.json    the pose statistics that the run normalises with
 clips.txt       the training clips; line i names the clip of template i
 metrics.jsonl   one JSON object for each logged step
+train.log       messages, versions, devices, and a line for each epoch
+pose_vae/       SDT-VAE: the run of the pose VAE that was trained first
 checkpoints/    Orbax
 videos/         sample videos
 events.*        TensorBoard
@@ -26,8 +28,9 @@ from sdt_jax.config import Config, differences, with_absent_fields
 from sdt_jax.errors import UserError
 
 CONFIG, SPEAKER = "config.json", "speaker.json"
-CLIPS, METRICS = "clips.txt", "metrics.jsonl"
+CLIPS, METRICS, LOG = "clips.txt", "metrics.jsonl", "train.log"
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
+POSE_VAE = "pose_vae"
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +80,14 @@ def create(
   tables = {"name": speaker.name, "tables": speakers.to_json(speaker)}
   write_text(path / SPEAKER, json.dumps(tables))
   write_text(path / CONFIG, config.to_json_best_effort(indent=2) + "\n")
+
+
+def pose_vae(path: pathlib.Path, config: Config) -> pathlib.Path | None:
+  """Workdir of the pose VAE for FTD in the run in `path`; None if there is none."""
+  named = config.evaluation.pose_vae or config.template.pose_vae
+  if named:
+    return pathlib.Path(named)
+  return path / POSE_VAE if config.template.kind == "vae" else None
 
 
 def read_clips(path: pathlib.Path) -> list[str]:
@@ -142,7 +153,10 @@ def read_config(path: pathlib.Path) -> Config:
     if not isinstance(fields, dict):
       raise TypeError("expected an object")
     return ml_collections.ConfigDict(with_absent_fields(fields))
-  except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
+  except (
+    *(LookupError, ValueError, TypeError, AttributeError, RecursionError),
+    ArithmeticError,
+  ) as e:
     raise UserError(
       f"{path / CONFIG}: not the config of a training run ({e}); restore it, or train "
       "again"

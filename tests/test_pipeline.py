@@ -10,7 +10,7 @@ import pytest
 
 from sdt_jax import data, pose, speakers
 from sdt_jax import keypoints as kp
-from sdt_jax.data import pipeline
+from sdt_jax.data import pack, pipeline
 from sdt_jax.errors import UserError
 
 NUM_TRAIN, NUM_DEV = 23, 7
@@ -19,7 +19,9 @@ ROWS = np.arange(NUM_DEV)
 
 def build(name, root, speaker, data_dir, train=0, dev=0, **kwargs):
   arguments = {"root": root, "speaker": speaker, "data_dir": data_dir} | kwargs
-  return pipeline.build(name, num_train_clips=train, num_dev_clips=dev, **arguments)
+  return pipeline.build(
+    name=name, num_train_clips=train, num_dev_clips=dev, **arguments
+  )
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,58 @@ def test_a_new_data_set_is_a_module_and_an_entry_of_the_registry(monkeypatch, bu
   assert (ted.speaker, ted.path) == ("al", "talks")
   with pytest.raises(UserError, match=r"'tet'; expected .* 'ted'"):
     build("tet", "talks", "al", "")
+
+
+def resolve(**fields):
+  return pipeline.resolve({"name": "", "root": "", "speaker": "", "seed": 1} | fields)
+
+
+def test_resolve_takes_the_data_that_is_named(tmp_path):
+  ada = {"name": "synthetic", "root": "", "speaker": "ada", "seed": 1}
+  assert resolve() == resolve(**ada) == ada
+  assert resolve(speaker="ben")["speaker"] == "ben"
+  root = str(tmp_path)
+  zoe = {"name": "speech2gesture", "root": root, "speaker": "zoe", "seed": 1}
+  packs.write_pack(tmp_path)
+  assert resolve(root=root) == resolve(**zoe) == zoe
+  assert resolve(root=f"{root}/zoe") == zoe | {"root": f"{root}/zoe"}
+  packs.write_pack(tmp_path, speaker="bob")
+  assert resolve(root=root, speaker="zoe") == zoe
+  for fields, message in (
+    ({}, "contains 2 speakers; choose .*config.dataset.speaker=NAME: bob, zoe$"),
+    ({"speaker": "eve"}, "no speaker 'eve'; found: bob, zoe$"),
+    ({"name": "synthetic"}, "dataset.root='.*' is not used by .*'synthetic'; leave"),
+    ({"name": "tet"}, "config.dataset.name is 'tet'; expected"),
+    ({"root": f"{root}/none"}, "dataset.root='.*none' is not a folder"),
+    (
+      {"root": f"{root}/zoe/clips"},
+      "contains no pack, such as <speaker>/processed_137.csv",
+    ),
+  ):
+    with pytest.raises(UserError, match=message):
+      resolve(**{"root": root} | fields)
+
+
+def test_resolve_opens_no_clip_and_build_takes_its_result(tmp_path, monkeypatch):
+  folder = packs.write_pack(tmp_path)
+  fields = {"root": str(folder), "data_dir": str(tmp_path / "built")}
+  with monkeypatch.context() as patch:
+    patch.setattr(pack, "read_clip", None)  # a call would fail
+    resolved = resolve(**fields)
+  built = pipeline.build(**resolved)
+  assert built.speaker == "zoe"
+  assert open_split(built).clip_id(0) == "zoe/clips/npz/talk-0"
+  unresolved = pipeline.build(**fields, name="", speaker="")
+  assert unresolved.path == built.path
+
+
+@pytest.mark.parametrize(("total", "count"), [(100, 8), (9, 8), (8, 8), (3, 8), (5, 0)])
+def test_spread_rows_are_distinct_and_even(total, count):
+  rows = pipeline.spread_rows(total, count)
+  assert len(rows) == min(total, count)
+  assert set(rows) <= set(range(total))
+  steps = np.diff(rows)
+  assert not len(steps) or 1 <= steps.min() >= steps.max() - 1
 
 
 def test_unknown_names(tmp_path, built):

@@ -15,6 +15,7 @@ def config(data_dir, **fields) -> ml_collections.ConfigDict:
   c = quick.get_config()
   c.batch_size = 8
   c.num_epochs = 2
+  c.dataset.name, c.dataset.speaker = "synthetic", "ada"
   c.dataset.num_train_clips = 20
   c.dataset.num_dev_clips = 5
   c.dataset.data_dir = str(data_dir)

@@ -10,4 +10,5 @@ DATASETS: dict[str, tuple[str, ...]] = {
   "synthetic": ("speaker", "data_dir", "num_train_clips", "num_dev_clips"),
 }
 """Name of a data set, and of its module in this package -> the arguments of
-`pipeline.build` that the module's function `prepare` takes."""
+`pipeline.build` that the module's function `prepare` takes. The module's function
+`choose_speaker(root, speaker)` checks these fields and fills in an empty speaker."""

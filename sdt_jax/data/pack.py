@@ -3,6 +3,9 @@
     <root>/<speaker>/processed_137.csv (or clips.csv)   one row per clip
     <root>/<speaker>/<pose_fn>                          one npz per clip
 
+The root may also be the speaker's folder itself. The first public version of Speech
+Drives Templates had `<root>/train_<speaker>_137.csv` (or `..._137_3.csv`) instead.
+
 A clip is 64 frames of `OPENPOSE` keypoints at 15 fps (image pixels) with their 16 kHz
 mono audio. Any fault of a pack raises a `UserError` that names the file.
 """
@@ -13,6 +16,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +26,7 @@ from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
 CSV_NAMES = ("processed_137.csv", "clips.csv")
+_FIRST_VERSION_CSV = re.compile(r"train_(.+?)_137(_3)?\.csv")
 SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
 """`dataset` column -> split; rows with another label ("idle") are ignored."""
 
@@ -62,28 +67,64 @@ class Pack(NamedTuple):
   fingerprint: str  # changes if the csv changes, or the size or time of a clip's file
 
 
-def read_index(root: str | os.PathLike, speaker: str) -> Pack:
-  """Reads the csv of a pack; does not open the clips.
-
-  Args:
-    root: the folder that contains the speakers' folders.
-    speaker: name of the speaker's folder.
+def choose_speaker(root: str | os.PathLike, speaker: str) -> str:
+  """The speaker whose pack is used: `speaker`, or if empty the only one in the root.
 
   Raises:
-    UserError: the folder or the csv is missing, the csv cannot be read or lacks a
-      column, or a split has no rows.
+    UserError: the speaker has no pack in the root, or there is a choice.
+  """
+  packs = find_packs(root)
+  if speaker or not packs:
+    _csv_of(root, speaker, packs)
+    return speaker
+  if len(packs) > 1:
+    raise UserError(
+      f"dataset.root={os.fspath(root)!r} contains {len(packs)} speakers; choose one "
+      f"with --config.dataset.speaker=NAME: {', '.join(sorted(packs))}"
+    )
+  return next(iter(packs))
+
+
+def find_packs(root: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """The packs in a folder, which may itself be a pack: speaker -> csv.
+
+  Raises:
+    UserError: the root is not a folder.
   """
   if not os.path.isdir(root):
     raise UserError(
       f"dataset.root={os.fspath(root)!r} is not a folder; give one with <speaker>/*.csv"
     )
-  csv_path = _find_csv(pathlib.Path(root), speaker)
+  folder = pathlib.Path(root)
+  packs = {}
+  for path in sorted(folder.glob("train_*_137*.csv"), reverse=True):
+    if match := _FIRST_VERSION_CSV.fullmatch(path.name):
+      packs[match[1]] = path  # "..._137.csv" sorts after "..._137_3.csv"
+  for name in reversed(CSV_NAMES):
+    packs |= {path.parent.name: path for path in folder.glob(f"*/{name}")}
+    if (folder / name).is_file():
+      packs[os.path.basename(os.path.abspath(root))] = folder / name
+  return packs
+
+
+def read_index(root: str | os.PathLike, speaker: str) -> Pack:
+  """Reads the csv of a pack; does not open the clips.
+
+  Args:
+    root: the folder that contains the packs, or the pack itself.
+    speaker: name of the speaker.
+
+  Raises:
+    UserError: the folder or the csv is missing, the csv cannot be read or lacks a
+      column, or a split has no rows.
+  """
+  csv_path = _csv_of(root, speaker, find_packs(root))
   rows: dict[str, list[Row]] = {"train": [], "dev": []}
   ignored = collections.Counter()
   for line in _read_csv(csv_path):
     label = (line["dataset"] or "").strip()
     if label in SPLITS:
-      rows[SPLITS[label]].append(_parse_row(line, csv_path))
+      rows[SPLITS[label]].append(_parse_row(line, csv_path, speaker))
     else:
       ignored[label] += 1
   for split, split_rows in rows.items():
@@ -97,20 +138,20 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
   return Pack(speaker, rows, _fingerprint(csv_path, rows))
 
 
-def _find_csv(root: pathlib.Path, speaker: str) -> pathlib.Path:
+def _csv_of(
+  root: str | os.PathLike, speaker: str, packs: dict[str, pathlib.Path]
+) -> pathlib.Path:
+  if speaker in packs:
+    return packs[speaker]
   # An empty name, or one with a separator, could point outside of the root.
   is_name = speaker not in {"", ".", ".."} and pathlib.Path(speaker).name == speaker
-  if not is_name or not (root / speaker).is_dir():
-    packs = sorted(
-      {p.parent.name for name in CSV_NAMES for p in root.glob(f"*/{name}")}
-    )
-    raise UserError(
-      f"{root}: no speaker {speaker!r}; found: {', '.join(packs) or 'none'}"
-    )
-  for name in CSV_NAMES:
-    if (root / speaker / name).is_file():
-      return root / speaker / name
-  raise UserError(f"{root / speaker}: has neither {' nor '.join(CSV_NAMES)}; copy one")
+  if is_name and os.path.isdir(pathlib.Path(root, speaker)):
+    folder = pathlib.Path(root, speaker)
+    raise UserError(f"{folder}: has neither {' nor '.join(CSV_NAMES)}; copy one")
+  if not packs:
+    raise UserError(f"{root}: contains no pack, such as <speaker>/{CSV_NAMES[0]}")
+  found = ", ".join(sorted(packs))
+  raise UserError(f"{root}: no speaker {speaker!r}; found: {found}")
 
 
 def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
@@ -130,21 +171,22 @@ def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
     ) from e
 
 
-def _parse_row(line: dict[str, str], csv_path: pathlib.Path) -> Row:
+def _parse_row(line: dict[str, str], csv_path: pathlib.Path, speaker: str) -> Row:
   folder = csv_path.parent
   pose_fn = (line["pose_fn"] or "").strip()
   if not pose_fn:
     raise UserError(
       f"{csv_path}: a {line['dataset']} row has an empty pose_fn; fill it"
     )
-  # `pose_fn` may be absolute, or start with the speaker's name. Unlike `Path.is_file`,
-  # `os.path.isfile` does not raise for names that are too long.
-  paths = [folder / pose_fn, folder.parent / pose_fn]
+  # `pose_fn` may be absolute, start with the speaker's name, or be relative to the
+  # current folder. Unlike `Path.is_file`, `os.path.isfile` does not raise for names
+  # that are too long.
+  paths = [folder / pose_fn, folder.parent / pose_fn, pathlib.Path(pose_fn)]
   path = next((path for path in paths if os.path.isfile(path)), paths[0])
   within = path.relative_to(folder) if path.is_relative_to(folder) else path
   start = (line.get("start") or "").strip()
   return Row(
-    clip_id=f"{folder.name}/{within.with_suffix('').as_posix().lstrip('/')}",
+    clip_id=f"{speaker}/{within.with_suffix('').as_posix().lstrip('/')}",
     path=path,
     start=int(start) if start.isdecimal() and len(start) < 10 else -1,
     video=(line.get("video_fn") or line.get("interval_id") or "").strip(),

@@ -12,7 +12,8 @@ the step, so a run resumes by starting at its step; no iterator state is saved.
 
 import importlib
 import logging
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import grain
@@ -39,23 +40,59 @@ Batch = dict[str, np.ndarray]
 _log = logging.getLogger(__name__)
 
 
-def build(name: str, **arguments: Any) -> Built:
+def resolve(dataset: Mapping[str, Any]) -> dict[str, Any]:
+  """Fills in the name and the speaker of a data set, and checks that they fit its root.
+
+  It is quick: it opens no clip and builds nothing.
+
+  Args:
+    dataset: the section `dataset` of a config.
+
+  Returns:
+    The same fields, with `name` and `speaker` not empty.
+
+  Raises:
+    UserError: the name is unknown, the speaker is not in the root, the root contains
+      several speakers and none is chosen, or the data set does not use the root.
+  """
+  root = dataset["root"]
+  name = dataset["name"] or ("speech2gesture" if root else "synthetic")
+  speaker = _module(name).choose_speaker(root, dataset["speaker"])
+  return {**dataset, "name": name, "speaker": speaker}
+
+
+def build(**dataset: Any) -> Built:
   """Builds a data set if it does not exist, and opens it.
 
   Args:
-    name: one of `DATASETS`, which lists the arguments that each data set uses.
-    arguments: for the function `prepare` of the data set's module, which explains them.
-      Those that this data set does not use are ignored.
+    dataset: the section `dataset` of a config. `DATASETS` lists the fields that each
+      data set uses; they are explained by the function `prepare` of its module.
 
   Raises:
     UserError: the name is unknown, or the builder raises an error.
   """
+  if not (dataset["name"] and dataset["speaker"]):
+    dataset = resolve(dataset)
+  name = dataset["name"]
+  module = _module(name)
+  used = dataset.keys() & set(DATASETS[name])
+  return module.prepare(**{key: dataset[key] for key in used})
+
+
+def _module(name: str) -> types.ModuleType:
   if name not in DATASETS:
     known = tuple(DATASETS)
     raise UserError(f"config.dataset.name is {name!r}; expected one of {known}")
-  module = importlib.import_module(f"sdt_jax.data.{name}")
-  used = arguments.keys() & set(DATASETS[name])
-  return module.prepare(**{key: arguments[key] for key in used})
+  return importlib.import_module(f"sdt_jax.data.{name}")
+
+
+def spread_rows(total: int, count: int) -> np.ndarray:
+  """Evenly spaced rows of a split of `total` clips: (count,), or all if it has fewer.
+
+  Neighbouring clips overlap, so the first rows would show the same seconds.
+  """
+  count = min(count, total)
+  return np.arange(count) * total // max(count, 1)
 
 
 def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:

@@ -75,6 +75,9 @@ class Speech2Gesture(clip_builder.ClipBuilder):
     }
 
 
+choose_speaker = pack.choose_speaker
+
+
 def prepare(
   root: str | os.PathLike,
   speaker: str,

@@ -91,6 +91,19 @@ def _video_clips(speaker: str, seed: int, num_clips: int) -> Iterator[Example]:
     }
 
 
+def choose_speaker(root: str, speaker: str) -> str:
+  """The name of the synthetic speaker: `speaker`, or if empty "ada".
+
+  Raises:
+    UserError: there is a root, which would be ignored.
+  """
+  if root:
+    raise UserError(
+      f"dataset.root={root!r} is not used by dataset.name='synthetic'; leave one out"
+    )
+  return speaker or "ada"
+
+
 def prepare(
   speaker: str, num_train_clips: int, num_dev_clips: int, data_dir: str | os.PathLike
 ) -> clip_builder.Built:

@@ -13,6 +13,7 @@ normalised, and `index` (b,), the row of each clip among the training clips.
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -21,8 +22,10 @@ import numpy as np
 import optax
 
 from sdt_jax import audio
+from sdt_jax import config as config_lib
 from sdt_jax import keypoints as kp
 from sdt_jax.config import Config
+from sdt_jax.errors import UserError
 from sdt_jax.methods.train_state import TrainState
 
 AXIS = "data"
@@ -67,8 +70,8 @@ class Method(abc.ABC):
     has_encoder: whether `encode` maps poses to templates. Such a run gives the features
       for FTD, and its `TrainState.bank` can serve as the templates of another run.
     optimizers: one for each entry of `TrainState.params` that is trained.
-    bank_from: workdir of the run whose bank becomes the templates of this one, "" if
-      the user has yet to name it; None for a method that does not need one.
+    bank_from: workdir of the run whose bank becomes the templates of this one, "" for
+      the one of `bank_config`; None for a method that does not need one.
   """
 
   networks: ClassVar[tuple[str, ...]]
@@ -90,6 +93,15 @@ class Method(abc.ABC):
 
     `steps_per_epoch` converts the milestones of the learning rate to steps.
     """
+
+  @classmethod
+  def bank_config(cls, config: Config) -> Config | None:
+    """The config of the run that provides the templates of this one.
+
+    None for a method that needs no such run, or if the user names one in `config`.
+    """
+    del config
+    return None
 
   @property
   @abc.abstractmethod
@@ -113,7 +125,7 @@ class Method(abc.ABC):
   @abc.abstractmethod
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     """One optimization step on this device's share of a batch.
 
     Args:
@@ -122,7 +134,8 @@ class Method(abc.ABC):
       key: random key of this step and device, see `step_key`.
 
     Returns:
-      The new state, and scalar metrics averaged over devices; "loss" must be there.
+      The new state; scalar metrics averaged over devices, among them "loss"; and the
+      normalised poses (b, T, dims, joints) that were compared with those of the batch.
     """
 
   @abc.abstractmethod
@@ -153,14 +166,54 @@ def step_key(seed: int, step: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
+def learning_rate(
+  config: Config, steps_per_epoch: int, scale: float = 1.0
+) -> optax.Schedule:
+  """Function from the number of earlier steps to the rate: decays at the milestones."""
+  decays = {
+    epoch * steps_per_epoch: config.optimizer.decay
+    for epoch in config_lib.milestones(config)
+  }
+  initial = config.optimizer.learning_rate * scale
+  return optax.piecewise_constant_schedule(initial, decays)
+
+
 def adam(
-  config: Config, steps_per_epoch: int, learning_rate: float
+  config: Config, steps_per_epoch: int, scale: float = 1.0, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-  """Adam whose rate decays at the milestones of `config.optimizer`."""
+  """Adam with the settings of `config.optimizer`.
+
+  Args:
+    config: the fields of the run.
+    steps_per_epoch: converts the milestones to steps.
+    scale: factor on the learning rate.
+    weight_decay: as in PyTorch's Adam, an L2 penalty: this times the parameters is
+      added to the gradient.
+  """
   fields = config.optimizer
-  decays = {epoch * steps_per_epoch: fields.decay for epoch in fields.milestones}
-  schedule = optax.piecewise_constant_schedule(learning_rate, decays)
-  return optax.adam(schedule, b1=fields.b1, b2=fields.b2)
+  rate = learning_rate(config, steps_per_epoch, scale)
+  optimizer = optax.adam(rate, b1=fields.b1, b2=fields.b2)
+  if not weight_decay:
+    return optimizer
+
+  def update(grads, state, params):
+    grads = optax.tree.add_scale(grads, weight_decay, params)
+    return optimizer.update(grads, state, params)
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
+def check_groups(field: str, norm: str, channels: Sequence[int]) -> None:
+  """Raises a UserError if group norm cannot divide these channels evenly."""
+  if not norm.startswith("gn"):
+    return
+  groups = int(norm.removeprefix("gn"))
+  uneven = [count for count in channels if count % groups]
+  if uneven:
+    raise UserError(
+      f"config.{field} is {norm!r}, but {uneven[0]} channels cannot be divided into "
+      f"{groups} groups; give a divisor of {', '.join(map(str, channels))}"
+    )
 
 
 def activation_dtype(config: Config) -> Any:

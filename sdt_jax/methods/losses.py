@@ -7,7 +7,10 @@ exception is `template_kl`, which needs the templates of the whole batch.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float
+
+from sdt_jax import keypoints as kp
 
 Array = jax.Array | np.ndarray
 Scalar = Float[Array, ""]
@@ -18,6 +21,26 @@ Codes = Float[Array, "batch size"]
 def l1(poses_norm: Poses, truth_norm: Poses) -> Scalar:
   """Mean absolute error of normalised poses."""
   return jnp.mean(jnp.abs(poses_norm - truth_norm))
+
+
+def smooth_l1(poses_norm: Poses, truth_norm: Poses) -> Scalar:
+  """Mean Huber loss with delta 1 of normalised poses (PyTorch's SmoothL1Loss)."""
+  return jnp.mean(optax.huber_loss(poses_norm, truth_norm))
+
+
+def mse(poses_norm: Poses, truth_norm: Poses) -> Scalar:
+  """Mean squared error of normalised poses."""
+  return jnp.mean(jnp.square(poses_norm - truth_norm))
+
+
+REGRESSION = {"l1": l1, "smooth_l1": smooth_l1, "mse": mse}
+"""The regression losses by name."""
+
+
+def lips_only(poses: Poses) -> Poses:
+  """Poses whose joints other than the lips are 0, and have no gradient."""
+  lips = {*kp.FACE_CHAINS["outer_lip"], *kp.FACE_CHAINS["inner_lip"]}
+  return jnp.where([name in lips for name in kp.UPPER_BODY.names], poses, 0)
 
 
 def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:

@@ -20,6 +20,9 @@ class Pose2Pose(base.Method):
 
   Attributes:
     vae: the pose VAE.
+    regression: name of the regression loss, see `losses.REGRESSION`.
+    regression_weight: weight of the regression loss.
+    lips_only: see `losses.lips_only`.
     kl_weight: weight of the KL term.
   """
 
@@ -28,20 +31,34 @@ class Pose2Pose(base.Method):
   has_encoder: ClassVar[bool] = True
 
   vae: PoseVAE
+  regression: str = "l1"
+  regression_weight: float = 1.0
+  lips_only: bool = False
   kl_weight: float
 
   @classmethod
+  def check(cls, config: Config) -> None:
+    channels = config.generator.channels, 2 * config.template.size
+    base.check_groups("pose_vae.norm", config.pose_vae.norm, channels)
+
+  @classmethod
   def from_config(cls, config: Config, steps_per_epoch: int) -> "Pose2Pose":
-    rate = config.optimizer.learning_rate
+    adam = base.adam(
+      config, steps_per_epoch, weight_decay=config.optimizer.weight_decay
+    )
     return cls(
       vae=PoseVAE(
         config.generator.channels,
         config.template.size,
         axis_name=AXIS,
         dtype=base.activation_dtype(config),
+        norm=config.pose_vae.norm,
       ),
+      regression=config.loss.regression,
+      regression_weight=config.loss.regression_weight,
+      lips_only=config.loss.lips_only,
       kl_weight=config.template.kl_weight,
-      optimizers={"vae": base.adam(config, steps_per_epoch, rate)},
+      optimizers={"vae": adam},
     )
 
   @property
@@ -60,20 +77,20 @@ class Pose2Pose(base.Method):
     rows = jnp.zeros((num_clips, self.vae.size))
     return train_state.create(
       {"vae": variables["params"]},
-      {"vae": variables["batch_stats"]},
+      {"vae": variables.get("batch_stats", {})},
       {"mean": rows, "log_var": rows},
       self.optimizers,
     )
 
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     noise = jax.random.normal(key, (batch["index"].shape[0], self.vae.size))
     return self.update(state, batch, noise)
 
   def update(
     self, state: TrainState, batch: Batch, noise: jax.Array
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     """`train_step` with given noise (b, D), standard normal."""
 
     def loss_fn(params):
@@ -84,15 +101,19 @@ class Pose2Pose(base.Method):
         train=True,
         mutable=["batch_stats"],
       )
-      terms = {
-        "l1": losses.l1(poses, batch["poses"]),
-        "kl": losses.gaussian_kl(mean, log_var),
-      }
-      loss = terms["l1"] + self.kl_weight * terms["kl"]
+      compared = poses, batch["poses"]
+      if self.lips_only:
+        compared = map(losses.lips_only, compared)
+      regression = losses.REGRESSION[self.regression](*compared)
+      kl = losses.gaussian_kl(mean, log_var)
+      loss = self.regression_weight * regression + self.kl_weight * kl
+      metrics = {self.regression: regression, "kl": kl, "loss": loss}
       codes = {"mean": mean, "log_var": log_var}
-      return loss, (terms | {"loss": loss}, codes, updated["batch_stats"])
+      return loss, (metrics, codes, poses, updated.get("batch_stats", {}))
 
-    grads, (metrics, codes, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (metrics, codes, poses, stats) = jax.grad(loss_fn, has_aux=True)(
+      state.params
+    )
     grads = jax.lax.pmean(grads, AXIS)
     metrics["grad_norm"] = optax.tree.norm(grads)
     state = train_state.apply_gradients(state, grads, self.optimizers)
@@ -101,7 +122,7 @@ class Pose2Pose(base.Method):
       batch_stats={"vae": stats},
       bank=_record(state.bank, batch["index"], codes),
     )
-    return state, jax.lax.pmean(metrics, AXIS)
+    return state, jax.lax.pmean(metrics, AXIS), poses
 
   def sample(
     self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array

@@ -1,17 +1,21 @@
 """The regression-based gesture generator: S2G, SDT-BP, SDT-VAE, or no templates."""
 
 import dataclasses
+import functools
 from typing import ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sdt_jax import audio
+from sdt_jax import keypoints as kp
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.methods import base, losses, train_state
 from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
+from sdt_jax.methods.pose2pose import Pose2Pose
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
@@ -23,12 +27,17 @@ class Voice2Pose(base.Method):
 
   Attributes:
     generator: the gesture generator.
-    discriminator: scores the motion; None to train without a GAN.
+    discriminator: scores motion or poses; None to train without a GAN.
     template: "bp" learns a template for each training clip, "vae" takes them from the
       bank of another run, "none" uses no templates.
     clip_template_shape: (D,), or (T, D) for templates that change over time.
+    regression: name of the regression loss, see `losses.REGRESSION`.
+    regression_weight: weight of the regression loss.
+    lips_only: see `losses.lips_only`.
     kl_weight: weight of the template KL term.
     gan_weight: weight of the GAN terms of generator and discriminator.
+    gan_motion: whether the discriminator sees differences of successive poses.
+    gan_joints: indices of the joints that the discriminator sees; None for all.
   """
 
   networks: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
@@ -38,8 +47,13 @@ class Voice2Pose(base.Method):
   discriminator: MotionDiscriminator | None
   template: Literal["bp", "vae", "none"]
   clip_template_shape: tuple[int, ...]
+  regression: str = "l1"
+  regression_weight: float = 1.0
+  lips_only: bool = False
   kl_weight: float
   gan_weight: float
+  gan_motion: bool = True
+  gan_joints: tuple[int, ...] | None = None
 
   @classmethod
   def check(cls, config: Config) -> None:
@@ -48,16 +62,33 @@ class Voice2Pose(base.Method):
         "config.template.frame_wise is True, but only templates of kind 'bp' can be "
         f"frame-wise; config.template.kind is {config.template.kind!r}"
       )
+    fields = config.generator
+    channels = *fields.audio_channels, fields.channels
+    base.check_groups("generator.norm", fields.norm, channels)
+    _joints(config.discriminator.joints)
+    if config.template.kind == "vae" and not config.template.pose_vae:
+      Pose2Pose.check(config)
+
+  @classmethod
+  def bank_config(cls, config: Config) -> Config | None:
+    if config.template.kind != "vae" or config.template.pose_vae:
+      return None
+    vae = config.copy_and_resolve_references()
+    vae.experiment = "pose2pose"
+    vae.checkpoint.best_metric = "l1"
+    return vae
 
   @classmethod
   def from_config(cls, config: Config, steps_per_epoch: int) -> "Voice2Pose":
     dtype = base.activation_dtype(config)
     channels, size = config.generator.channels, config.template.size
-    rates = {
-      "generator": config.optimizer.learning_rate,
-      "templates": config.template.learning_rate,
-      "discriminator": config.discriminator.learning_rate,
+    adam = functools.partial(base.adam, config, steps_per_epoch)
+    optimizers = {
+      "generator": adam(weight_decay=config.optimizer.weight_decay),
+      "discriminator": adam(config.discriminator.learning_rate_scale),
     }
+    if not config.template.frozen:
+      optimizers["templates"] = adam(config.template.learning_rate_scale)
     return cls(
       generator=Generator(
         channels,
@@ -73,9 +104,14 @@ class Voice2Pose(base.Method):
       clip_template_shape=(audio.CLIP_FRAMES, size)
       if config.template.frame_wise
       else (size,),
+      regression=config.loss.regression,
+      regression_weight=config.loss.regression_weight,
+      lips_only=config.loss.lips_only,
       kl_weight=config.template.kl_weight,
       gan_weight=config.discriminator.weight,
-      optimizers={n: base.adam(config, steps_per_epoch, r) for n, r in rates.items()},
+      gan_motion=config.discriminator.input == "motion",
+      gan_joints=_joints(config.discriminator.joints),
+      optimizers=optimizers,
       bank_from=config.template.pose_vae if config.template.kind == "vae" else None,
     )
 
@@ -97,8 +133,8 @@ class Voice2Pose(base.Method):
       "generator": self.generator.init(keys[0], mel, template, audio.CLIP_FRAMES)
     }
     if self.discriminator:
-      motion = jnp.diff(jnp.zeros((1, *base.CLIP_SHAPE)), axis=1)
-      networks["discriminator"] = self.discriminator.init(keys[1], motion, train=True)
+      seen = self.seen_by_discriminator(jnp.zeros((1, *base.CLIP_SHAPE)))
+      networks["discriminator"] = self.discriminator.init(keys[1], seen, train=True)
     params = {name: variables["params"] for name, variables in networks.items()}
     stats = {name: v.get("batch_stats", {}) for name, v in networks.items()}
     rows = jnp.zeros((num_clips, *self.clip_template_shape))
@@ -107,15 +143,27 @@ class Voice2Pose(base.Method):
     bank = {"mean": rows} if self.template == "vae" else {}
     return train_state.create(params, stats, bank, self.optimizers)
 
+  def seen_by_discriminator(self, poses: jax.Array) -> jax.Array:
+    """Motion or poses of the chosen joints."""
+    if self.lips_only:
+      poses = losses.lips_only(poses)
+    if self.gan_joints is not None:
+      poses = poses[..., np.array(self.gan_joints)]
+    return jnp.diff(poses, axis=1) if self.gan_motion else poses
+
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     """Updates the generator and the templates, in one forward pass.
 
     The discriminator is updated afterwards, from the poses of the same pass.
     """
     del key  # nothing is drawn
-    trained = {k: v for k, v in state.params.items() if k != "discriminator"}
+    trained = {
+      name: params
+      for name, params in state.params.items()
+      if name in self.optimizers and name != "discriminator"
+    }
     loss_and_grad = jax.grad(_generator_loss, argnums=1, has_aux=True)
     grads, (metrics, poses, stats) = loss_and_grad(self, trained, state, batch)
     grads = jax.lax.pmean(grads, AXIS)
@@ -129,7 +177,7 @@ class Voice2Pose(base.Method):
         self, new_state, jax.lax.stop_gradient(poses), batch["poses"]
       )
       metrics |= d_metrics
-    return new_state, jax.lax.pmean(metrics, AXIS)
+    return new_state, jax.lax.pmean(metrics, AXIS), poses
 
   def sample(
     self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
@@ -145,9 +193,22 @@ class Voice2Pose(base.Method):
     return cast(jax.Array, poses)
 
 
+def _joints(names: str) -> tuple[int, ...] | None:
+  """Indices of the joints and parts in a comma-separated list; None if it is empty."""
+  skeleton, chosen = kp.UPPER_BODY, set()
+  for name in filter(None, map(str.strip, names.split(","))):
+    if name not in skeleton.parts and name not in skeleton.index:
+      raise UserError(
+        f"config.discriminator.joints: {name!r} is neither a joint nor one of the parts "
+        f"{', '.join(skeleton.parts)}"
+      )
+    chosen |= {skeleton.index[joint] for joint in skeleton.parts.get(name, (name,))}
+  return tuple(sorted(chosen)) or None
+
+
 def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
   """Loss, and (metrics, poses, batch statistics) of the forward pass."""
-  bank = params.get("templates", state.bank.get("mean"))  # differentiable where learnt
+  bank = params.get("templates", state.templates())  # differentiable where learnt
   templates = None if bank is None else bank[batch["index"]]
   poses, updated = model.generator.apply(
     {"params": params["generator"], "batch_stats": state.batch_stats["generator"]},
@@ -157,8 +218,11 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
     train=True,
     mutable=["batch_stats"],
   )
-  terms = {"l1": losses.l1(poses, batch["poses"])}
-  loss = terms["l1"]
+  compared = poses, batch["poses"]
+  if model.lips_only:
+    compared = map(losses.lips_only, compared)
+  terms = {model.regression: losses.REGRESSION[model.regression](*compared)}
+  loss = model.regression_weight * terms[model.regression]
   if templates is not None:
     terms["kl"] = losses.template_kl(
       jax.lax.all_gather(templates, AXIS, axis=0, tiled=True)
@@ -172,11 +236,11 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
 
 
 def _discriminate(model: Voice2Pose, state: TrainState, params, poses: jax.Array):
-  """Scores (b, time) of the motion of `poses`, and updated batch statistics."""
+  """Scores (b, time) of `poses`, and updated batch statistics."""
   variables = {"params": params, "batch_stats": state.batch_stats["discriminator"]}
   assert model.discriminator is not None
   score, updated = model.discriminator.apply(
-    variables, jnp.diff(poses, axis=1), train=True, mutable=["batch_stats"]
+    variables, model.seen_by_discriminator(poses), train=True, mutable=["batch_stats"]
   )
   return score, updated["batch_stats"]
 

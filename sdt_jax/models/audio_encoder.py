@@ -20,7 +20,7 @@ class AudioEncoder(nn.Module):
   """
 
   channels: Sequence[int] = (64, 128, 256, 256)
-  norm: layers.NormKind = "bn"
+  norm: str = "bn"
   axis_name: str | None = None
   dtype: layers.Dtype = None
 

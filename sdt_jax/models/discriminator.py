@@ -1,4 +1,4 @@
-"""Discriminates real from generated motion (the GAN of the S2G baseline)."""
+"""Discriminates real from generated motion or poses (the GAN of the S2G baseline)."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ class MotionDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, motion: jax.Array, train: bool) -> jax.Array:
-    """(B, 63, dims, joints) differences of successive poses -> (B, 15) scores."""
+    """Poses (B, T, dims, joints), or their T differences, -> (B, T // 4) scores."""
     options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
     x = motion.reshape(*motion.shape[:2], -1)
     x = layers.down(self.channels, name="block0", **options)(x, train)

@@ -20,7 +20,7 @@ class UNet(nn.Module):
   """1-D U-Net over time: two blocks, five down, five up; skip connections add."""
 
   channels: int = 256
-  norm: layers.NormKind = "bn"
+  norm: str = "bn"
   axis_name: str | None = None
   dtype: layers.Dtype = None
 
@@ -59,7 +59,7 @@ class Generator(nn.Module):
 
   channels: int = 256
   audio_channels: Sequence[int] = (64, 128, 256, 256)
-  norm: layers.NormKind = "in_star"
+  norm: str = "in_star"
   axis_name: str | None = None
   dtype: layers.Dtype = None
   pose_shape: tuple[int, int] = kp.UPPER_BODY.shape

@@ -13,7 +13,7 @@ statistics include all steps. Without `lengths`, all steps are valid.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,6 @@ from flax.linen.dtypes import promote_dtype
 
 from sdt_jax.models import cpu, operations
 
-NormKind = Literal["bn", "in", "in_star"]
 Dtype = Any
 
 _SLOPE = 0.2
@@ -88,6 +87,23 @@ def _affine(x, mean, var, scale, bias):
   return (x - mean) * (jax.lax.rsqrt(var + operations.EPSILON) * scale) + bias
 
 
+class GroupNorm(nn.Module):
+  """Group norm as PyTorch computes it: over the spatial dimensions and a group."""
+
+  num_groups: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """x (batch, *spatial, channels); `mask` as `time_mask` returns it."""
+    features = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (features,))
+    bias = self.param("bias", nn.initializers.zeros, (features,))
+    groups = x.reshape(*x.shape[:-1], self.num_groups, features // self.num_groups)
+    mask = None if mask is None else mask[..., None]
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    return operations.instance_norm(groups, mask, axes).reshape(x.shape) * scale + bias
+
+
 def time_mask(x: jax.Array, lengths: jax.Array | None) -> jax.Array | None:
   """Valid steps of x (batch, ..., time, channels): bool (batch, 1, ..., time, 1)."""
   if lengths is None:
@@ -132,7 +148,7 @@ class ConvBlock(nn.Module):
     padding: number of zeros on each side of all spatial dimensions.
     norm: "bn" is batch norm; "in" is instance norm over the spatial dimensions;
       "in_star" is the same in 2-D, but in 1-D it normalises over the channels at each
-      time step (IN* in Table 3 of the paper).
+      time step (IN* in Table 3 of the paper); "gn16" is group norm with 16 groups.
     axis_name: device axis over which batch norm averages.
     dtype: see the module's docstring.
   """
@@ -141,7 +157,7 @@ class ConvBlock(nn.Module):
   kernel: Sequence[int]
   stride: int = 1
   padding: int = 1
-  norm: NormKind = "bn"
+  norm: str = "bn"
   axis_name: str | None = None
   dtype: Dtype = None
 
@@ -159,6 +175,9 @@ class ConvBlock(nn.Module):
       x = BatchNorm(axis_name=self.axis_name, name="norm")(x, train)
     elif self.norm == "in_star" and len(self.kernel) == 1:
       x = _instance_norm(x, None, axes=(-1,))
+    elif self.norm.startswith("gn"):
+      groups = int(self.norm.removeprefix("gn"))
+      x = GroupNorm(groups, name="norm")(x, time_mask(x, lengths))
     else:
       x = _instance_norm(x, time_mask(x, lengths), axes=range(1, x.ndim - 1))
     x = mask_after(nn.leaky_relu(x, _SLOPE), lengths)

@@ -21,11 +21,12 @@ class PoseEncoder(nn.Module):
   size: int = 32
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  norm: str = "bn"
 
   @nn.compact
   def __call__(self, poses: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """(B, T >= 32, dims, joints) normalised poses -> mean, log variance: (B, size)."""
-    options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
+    options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
     x = poses.reshape(*poses.shape[:2], -1)
     for i in range(2):
       x = layers.plain(self.channels, name=f"block{i}", **options)(x, train)
@@ -42,12 +43,13 @@ class PoseDecoder(nn.Module):
   channels: int = 256
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  norm: str = "bn"
   pose_shape: tuple[int, int] = kp.UPPER_BODY.shape
 
   @nn.compact
   def __call__(self, template: jax.Array, train: bool) -> jax.Array:
     """(B, size) -> (B, 64, dims, joints) normalised poses."""
-    options = {"norm": "bn", "axis_name": self.axis_name, "dtype": self.dtype}
+    options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
     x = jnp.repeat(template[:, None], _SEED_FRAMES, axis=1)
     for i in range(_DOUBLINGS, 0, -1):
       x = layers.resize_linear(x, (2 * x.shape[1],))
@@ -66,6 +68,7 @@ class PoseVAE(nn.Module):
     size: dimension of the template.
     axis_name: device axis over which batch norm averages.
     dtype: type of the activations, see `layers`.
+    norm: see `layers.ConvBlock`; the original's is "bn".
     pose_shape: (dims, joints) of the poses.
   """
 
@@ -73,13 +76,13 @@ class PoseVAE(nn.Module):
   size: int = 32
   axis_name: str | None = None
   dtype: layers.Dtype = None
+  norm: str = "bn"
   pose_shape: tuple[int, int] = kp.UPPER_BODY.shape
 
   def setup(self):
-    self.encoder = PoseEncoder(self.channels, self.size, self.axis_name, self.dtype)
-    self.decoder = PoseDecoder(
-      self.channels, self.axis_name, self.dtype, self.pose_shape
-    )
+    options = {"norm": self.norm, "axis_name": self.axis_name, "dtype": self.dtype}
+    self.encoder = PoseEncoder(self.channels, self.size, **options)
+    self.decoder = PoseDecoder(self.channels, pose_shape=self.pose_shape, **options)
 
   def __call__(
     self, poses: jax.Array, noise: jax.Array, train: bool

@@ -64,6 +64,7 @@ class Checkpoints:
     metric: name of the validation metric whose lowest value marks the best checkpoint.
     keep_latest: how many of the newest checkpoints to keep.
     keep_best: how many of the best checkpoints to keep.
+    keep_every: also keep the checkpoints of the steps that this divides; 0 for none.
     read_only: never change the folder.
   """
 
@@ -73,6 +74,7 @@ class Checkpoints:
     metric: str,
     keep_latest: int = 1,
     keep_best: int = 1,
+    keep_every: int = 0,
     read_only: bool = False,
   ):
     self._path = path
@@ -85,6 +87,7 @@ class Checkpoints:
     policies = [
       checkpoint_managers.LatestN(keep_latest),
       checkpoint_managers.BestN(get_metric_fn=best, reverse=True, n=keep_best),
+      *([checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []),
     ]
     self._manager = ocp.CheckpointManager(
       path.absolute(),
@@ -221,9 +224,28 @@ def _are_metrics(pending: Any) -> bool:
   )
 
 
+def steps(path: pathlib.Path) -> list[int]:
+  """Returns the steps of the complete checkpoints in a folder, in order."""
+  if not path.is_dir():
+    return []
+  return sorted(int(child.name) for child in path.iterdir() if child.name.isdecimal())
+
+
+def set_aside_after(path: pathlib.Path, step: int, aside: pathlib.Path) -> None:
+  """Moves the checkpoints after a step from `path` to the new folder `aside`.
+
+  Raises:
+    UserError: they cannot be moved.
+  """
+  later = [str(other) for other in steps(path) if other > step]
+  try:
+    for name in later:
+      aside.mkdir(exist_ok=True)
+      (path / name).rename(aside / name)
+  except OSError as e:
+    raise UserError(f"{aside}: cannot be written ({e.strerror or e})") from e
+
+
 def latest(path: pathlib.Path) -> int | None:
   """Returns the step of the newest complete checkpoint in a folder, None if empty."""
-  if not path.is_dir():
-    return None
-  steps = [int(child.name) for child in path.iterdir() if child.name.isdecimal()]
-  return max(steps, default=None)
+  return max(steps(path), default=None)

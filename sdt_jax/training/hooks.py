@@ -4,24 +4,28 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from sdt_jax import pose
 from sdt_jax.config import Config
 from sdt_jax.data import pipeline
-from sdt_jax.methods.base import Method
+from sdt_jax.methods.base import Method, Metrics
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.training.logs import Board
+from sdt_jax.training.runs import Run
 
 
 class Evaluator(Protocol):
   """Generates and scores the clips of a split; see `evaluation.evaluator`."""
 
-  def metric_names(self) -> list[str]: ...
-
   def scores(
     self, state: TrainState, split: pipeline.Split, templates: np.ndarray | None
-  ) -> dict[str, np.ndarray]: ...
+  ) -> dict[str, float]: ...
+
+  def encode(self, split: pipeline.Split) -> np.ndarray: ...
+
+  def batch_scores(self, poses_norm: jax.Array, truth_norm: jax.Array) -> Metrics: ...
 
   def generate(
     self,
@@ -32,8 +36,15 @@ class Evaluator(Protocol):
   ) -> np.ndarray: ...
 
 
-MakeEvaluator = Callable[[Method, pose.PoseTable, Config], Evaluator]
-"""Makes an evaluator for a method, the statistics of its poses, and a config."""
+class MakeEvaluator(Protocol):
+  """Makes an evaluator, and knows the names of the metrics before it is made."""
+
+  @staticmethod
+  def metric_names(has_pose_vae: bool) -> list[str]: ...
+
+  def __call__(
+    self, method: Method, table: pose.PoseTable, config: Config, pose_vae: Run | None
+  ) -> Evaluator: ...
 
 
 class Sample(NamedTuple):

@@ -3,12 +3,18 @@
 Logging never stops a run: output that cannot be written is skipped, with one warning.
 """
 
+import collections
+import contextlib
 import json
 import logging
 import math
 import pathlib
+import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +25,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from sdt_jax import workdir
+from sdt_jax.config import Config, flatten
 
 T = TypeVar("T")
 
@@ -49,10 +56,10 @@ class Guard:
     try:
       function(*args)
     except Exception as e:  # no failure here is worth losing the run
-      if not self.failed:
+      is_first, self.failed = not self.failed, True
+      if is_first:
         reason = getattr(e, "strerror", None) or e
         _log.warning("%s: skipped (%s); training continues", self._what, reason)
-      self.failed = True
 
 
 class Board:
@@ -91,6 +98,41 @@ class Board:
       self._guard(self._file.close)
 
 
+class _TextFile(logging.FileHandler):
+  """Appends the package's messages to `train.log`, with the time."""
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__(path, delay=True, encoding="utf-8")
+    self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    self._guard = Guard(path.name)
+
+  def emit(self, record: logging.LogRecord) -> None:
+    self._guard(super().emit, record)
+
+  def handleError(self, record: logging.LogRecord) -> None:
+    raise  # the exception that is being handled, for the guard
+
+  def write(self, text: str) -> None:
+    self.handle(logging.makeLogRecord({"msg": text}))
+
+
+def _describe_start(config: Config) -> str:
+  """Command, versions, devices and fields of a run."""
+  packages = ("sdt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+  versions = {"python": platform.python_version()}
+  for package in packages:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      versions[package] = metadata.version(package)
+  devices = collections.Counter(device.device_kind for device in jax.devices())
+  lines = [
+    f"command: {shlex.join(sys.argv)}",
+    "versions: " + ", ".join(f"{name} {v}" for name, v in versions.items()),
+    "devices: " + ", ".join(f"{count} x {kind}" for kind, count in devices.items()),
+    *(f"config.{name} = {value!r}" for name, value in flatten(config).items()),
+  ]
+  return "\n".join(lines)
+
+
 class RunLog:
   """Collects the metrics of training steps and writes their means.
 
@@ -102,6 +144,9 @@ class RunLog:
     steps_per_epoch: converts steps to epochs.
     every_steps: steps per line of training metrics.
     batch_size: clips per step.
+    learning_rate: function from the number of earlier steps to the rate.
+    title: what is trained, for the progress bar.
+    config: the fields of the run, for `train.log`.
   """
 
   def __init__(
@@ -114,11 +159,15 @@ class RunLog:
     steps_per_epoch: int,
     every_steps: int,
     batch_size: int,
+    learning_rate: Callable[[int], Any],
+    title: str,
+    config: Config,
   ):
     self._jsonl = path and path / workdir.METRICS
     self._steps_per_epoch = steps_per_epoch
     self._every_steps = every_steps
     self._batch_size = batch_size
+    self._learning_rate = learning_rate
     self._step = start_step
     self._pending = list(pending)
     self._on_device: list[tuple[dict[str, jax.Array], int]] = []
@@ -129,12 +178,20 @@ class RunLog:
       initial=start_step,
       total=total_steps,
       unit="step",
-      desc="training",
+      desc=title,
       smoothing=0.1,
       disable=path is None,
     )
     self._total_steps = total_steps
     self._restart_clock()
+    self._text: _TextFile | None = None
+    if path:
+      self._text = _TextFile(path / workdir.LOG)
+      _log.parent.addHandler(self._text)
+    self.note(f"{title}, from step {start_step}\n{_describe_start(config)}")
+    self._epoch_start = time.perf_counter()
+    self._epoch_seconds: collections.deque[float] = collections.deque(maxlen=10)
+    self._latest: dict[str, float] = {}
 
   def _drop_lines_after(self, step: int) -> None:
     if self._jsonl is None or not self._jsonl.exists():
@@ -192,7 +249,10 @@ class RunLog:
     return list(self._pending)
 
   def _write_line(self, values: list[dict[str, float]]) -> None:
-    means = {name: float(np.mean([v[name] for v in values])) for name in values[-1]}
+    names = set.intersection(*(set(v) for v in values))  # older versions had fewer
+    means = {
+      n: float(np.mean([v[n] for v in values])) for n in values[-1] if n in names
+    }
     seconds = time.perf_counter() - self._since
     speed = {
       "clips_per_s": round(self._timed_steps * self._batch_size / seconds, 2),
@@ -200,7 +260,9 @@ class RunLog:
     }
     loss, clips = f"{means['loss']:.4f}", f"{speed['clips_per_s']:.0f}"
     self._bar.set_postfix(loss=loss, clips_per_s=clips)
-    self.write(self._step, "train", means | speed)
+    rate = {"learning_rate": float(self._learning_rate(self._step - 1))}
+    self._latest = means
+    self.write(self._step, "train", means | rate | speed)
     self._pending = []
     self._restart_clock()
 
@@ -214,13 +276,41 @@ class RunLog:
     for name, value in metrics.items():
       self.board.add(summary.scalar(f"{split}/{name}", value), step)
 
+  def end_epoch(self, step: int, scores: dict[str, float]) -> None:
+    """Writes how long the epoch took, and the time left at the pace of the last ten.
+
+    Validation, checkpoints and samples are included.
+    """
+    now = time.perf_counter()
+    self._epoch_seconds.append(now - self._epoch_start)
+    self._epoch_start = now
+    epoch, total = (s // self._steps_per_epoch for s in (step, self._total_steps))
+    left = float(np.mean(self._epoch_seconds)) * (total - epoch)
+    times = {"seconds": round(self._epoch_seconds[-1], 3), "seconds_left": round(left)}
+    self.write(step, "epoch", times)
+    shown = {"loss": self._latest.get("loss", math.nan)} | scores
+    values = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    self.note(
+      f"epoch {epoch} of {total}: {values}; {times['seconds']:.0f} s, "
+      f"{left / 3600:.1f} h left"
+    )
+
   def say(self, text: str) -> None:
     """Prints a line above the progress bar."""
+    self.note(text)
     if not self._bar.disable:
       self._bar.write(text)
 
+  def note(self, text: str) -> None:
+    """Writes to `train.log` only."""
+    if self._text:
+      self._text.write(text)
+
   def close(self) -> None:
     self._bar.close()
+    if self._text:
+      _log.parent.removeHandler(self._text)
+      self._text.close()
     if self.board:
       self.board.close()
 

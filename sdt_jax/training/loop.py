@@ -1,10 +1,13 @@
 """A training run, from the data to the last checkpoint."""
 
 import contextlib
+import datetime
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from clu import parameter_overview
 
@@ -27,6 +30,7 @@ def train(
   make_evaluator: MakeEvaluator,
   make_gallery: MakeGallery,
   pretrained: str | None = None,
+  from_step: int | None = None,
 ) -> bool:
   """Trains a model, or resumes the run in `path` if there is one.
 
@@ -36,6 +40,8 @@ def train(
     make_evaluator: for validation, see `hooks`.
     make_gallery: for sample videos, see `hooks`.
     pretrained: workdir of a run whose weights to start from.
+    from_step: the checkpoint to resume from; default: the latest. Later ones are moved
+      to a folder in the workdir.
 
   Returns:
     True if the run is complete, False if it was asked to stop early.
@@ -44,9 +50,16 @@ def train(
     UserError: a field, the data or the workdir is unusable, or a loss is not finite.
   """
   with processes.errors_shared():
-    job = setup.prepare(config, path, make_evaluator)
+    plan = setup.check(config, path, make_evaluator, pretrained, from_step)
+  if plan.bank_config:
+    print(f"first, the pose VAE of these templates: {plan.pose_vae}", flush=True)
+    assert plan.pose_vae
+    if not train(plan.bank_config, plan.pose_vae, make_evaluator, make_gallery):
+      return False
+  with processes.errors_shared():
+    job = setup.prepare(plan, make_evaluator)
     # All inputs are checked before anything is written.
-    fresh = None if job.resumed else setup.fresh_state(job, pretrained)
+    fresh = None if job.resumed else setup.fresh_state(job, plan.pretrained)
   with _locked(path), interrupts.catch() as stop:
     try:
       return _run(job, make_gallery, fresh, stop)
@@ -66,6 +79,8 @@ def _run(
     if (checkpoints.latest(job.checkpoints) is not None) != job.resumed:
       raise UserError(f"{job.path}: another run has just saved there; try again")
     if processes.is_main():
+      if job.from_step is not None:
+        _set_aside(job.path, job.from_step)
       workdir.create(job.path, job.config, job.speaker, job.clip_ids)
   saver = _Saver(job)
   state, start, pending = (fresh, 0, []) if fresh else saver.restore()
@@ -81,6 +96,7 @@ def _run(
       gallery = make_gallery(job.path / workdir.VIDEOS, log.board, videos)
       at_exit.callback(gallery.close)
     at_exit.callback(saver.close)
+    log.note(parameter_overview.get_parameter_overview(state.params))
     log.say(_parameter_counts(state))
     blocks = feed.ahead(clips, _blocks(job, start, clips.steps_at_once))
     for first, last, xs in log.waiting_for(blocks):
@@ -89,7 +105,7 @@ def _run(
       is_epoch = last % job.steps_per_epoch == 0
       if is_epoch:
         log.pending()  # a non-finite loss stops the run before it is scored and shown
-      scores = _validate(job, state, log, last) if is_epoch else {}
+      scores = _validate(job, state, log, last) if job.validates_after(last) else {}
       waits = is_epoch or last % job.config.log.every_steps == 0
       stopping, overdue = processes.any_process(
         stop.requested, saver.overdue(), ask=waits
@@ -98,8 +114,9 @@ def _run(
         saver.save(state, last, log.pending(), scores)
       if is_epoch:
         _show(job, state, last, gallery)
+        log.end_epoch(last, scores)
       if stopping:
-        log.say(f"stopped after step {last}; the same command resumes from there")
+        log.say(f"stopped after step {last}, which is saved")
         return last == job.total_steps
   return True
 
@@ -114,6 +131,16 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def _set_aside(path: pathlib.Path, step: int) -> None:
+  """Moves what came after a step to a folder of its own, so that nothing is lost."""
+  folder = path / f"set_aside_{datetime.datetime.now():%Y%m%d-%H%M%S}"
+  checkpoints.set_aside_after(path / workdir.CHECKPOINTS, step, folder)
+  if folder.is_dir():
+    with contextlib.suppress(OSError):
+      shutil.copy2(path / workdir.METRICS, folder)
+    print(f"checkpoints and metrics after step {step} are kept in {folder}")
+
+
 class _Saver:
   """Saves the checkpoints of a run, and knows when the next one is due."""
 
@@ -125,6 +152,7 @@ class _Saver:
       self._fields.best_metric,
       self._fields.keep_latest,
       self._fields.keep_best,
+      self._fields.keep_every_epochs * job.steps_per_epoch,
     )
     self._since = time.monotonic()
     self.close = self._checkpoints.close
@@ -186,7 +214,10 @@ def _map_train_step(job: Job, clips: feed.Feed):
 
   def step(state: TrainState, data, x):
     key = base.step_key(job.config.seed, state.step)
-    return job.method.train_step(state, clips.batch(data, x), key)
+    batch = clips.batch(data, x)
+    state, metrics, poses = job.method.train_step(state, batch, key)
+    scores = job.evaluator.batch_scores(poses, batch["poses"])
+    return state, metrics | jax.lax.pmean(scores, base.AXIS)
 
   return parallel.map_steps(step, job.config.parallel)
 
@@ -214,6 +245,9 @@ def _open_log(job: Job, start: int, pending: list[dict[str, float]]) -> RunLog:
     steps_per_epoch=job.steps_per_epoch,
     every_steps=job.config.log.every_steps,
     batch_size=job.config.batch_size,
+    learning_rate=base.learning_rate(job.config, job.steps_per_epoch),
+    title=job.method.title,
+    config=job.config,
   )
 
 
@@ -239,17 +273,26 @@ def _explain(job: Job, error: NonFiniteError) -> str:
 
 
 def _validate(job: Job, state: TrainState, log: RunLog, step: int) -> dict[str, float]:
-  """Mean scores of the dev split; writes them to the log."""
-  scores = job.evaluator.scores(state, job.dev, _dev_templates(job, state))
-  means = {name: float(np.mean(values)) for name, values in scores.items()}
-  log.write(step, "dev", means)
-  return means
+  """Scores of the dev split; writes them to the log."""
+  assert job.dev is not None
+  scores = job.evaluator.scores(state, job.dev, _dev_templates(job, state, job.dev))
+  log.write(step, "dev", scores)
+  return scores
 
 
-def _dev_templates(job: Job, state: TrainState) -> np.ndarray | None:
-  """The template of each dev clip: the same rows of the bank in every epoch."""
+def _dev_templates(
+  job: Job, state: TrainState, dev: pipeline.Split
+) -> np.ndarray | None:
+  """The template of each dev clip, with the same draw in every epoch."""
   bank = job.method.bank(state)
-  return sources.draw_random(bank, len(job.dev), job.config.seed)
+  [chosen] = sources.choose(
+    "random" if bank is None else job.config.evaluation.template,
+    bank,
+    num_clips=len(dev),
+    seed=job.config.seed,
+    encode=lambda: job.evaluator.encode(dev),
+  )
+  return chosen and chosen.codes
 
 
 def _show(job: Job, state: TrainState, step: int, gallery: Gallery | None) -> None:
@@ -260,11 +303,12 @@ def _show(job: Job, state: TrainState, step: int, gallery: Gallery | None) -> No
   bank = state.templates()
   if bank is not None and gallery:
     gallery.add_templates(np.asarray(bank), epoch, step)
-  for name, split, count, templates in (
-    ("train", job.train, fields.train_videos, job.method.bank(state)),
-    ("dev", job.dev, fields.dev_videos, _dev_templates(job, state)),
-  ):
-    rows = np.arange(min(count, len(split)))
+  samples = [("train", job.train, fields.train_videos, job.method.bank(state))]
+  if job.dev is not None:
+    templates = _dev_templates(job, state, job.dev)
+    samples.append(("dev", job.dev, fields.dev_videos, templates))
+  for name, split, count, templates in samples:
+    rows = pipeline.spread_rows(len(split), count)
     if not len(rows):
       continue
     poses_px = job.evaluator.generate(state, split, templates, rows)

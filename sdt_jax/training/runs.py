@@ -106,11 +106,6 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
   Raises:
     UserError: it is not a pose VAE, or was trained on other clips.
   """
-  if not path:
-    raise UserError(
-      "config.template.pose_vae is not set; train configs/pose2pose.py on the same "
-      "data and give its workdir"
-    )
   run = load_encoder(path, "config.template.pose_vae")
   try:
     workdir.check_clips(run.path, clip_ids)
@@ -122,20 +117,20 @@ def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
   return run.state.bank["mean"]
 
 
-def take_weights(state: TrainState, path: str, partial: bool) -> TrainState:
+def take_weights(state: TrainState, pretrained: Run, partial: bool) -> TrainState:
   """`state` with the network weights of another run; optimizer states are not copied.
 
   Learnt templates are copied if both runs have the same number of clips.
 
   Args:
     state: before the first step.
-    path: workdir of the pretrained run.
+    pretrained: the run to take them from.
     partial: skip networks that only one of the two has.
 
   Raises:
     UserError: the networks differ, or their shapes do.
   """
-  source = load(path).state
+  path, source = pretrained.path, pretrained.state
   ours, theirs = set(state.batch_stats), set(source.batch_stats)
   if ours != theirs and not partial:
     raise UserError(

@@ -1,0 +1,9 @@
+"""The config of a run to resume: `--config=resumed_config.py:WORKDIR`."""
+
+import pathlib
+
+from sdt_jax import workdir
+
+
+def get_config(path: str):
+  return workdir.read_config(pathlib.Path(path))
