@@ -124,13 +124,16 @@ def _has_batch_norm(model: State) -> bool:
   return "netG.unet.e0.norm.running_mean" in model
 
 
-def _norm(model: State, config: Config) -> str:
-  """The generator's norm; which of the two instance norms, only the config knows."""
-  if _has_batch_norm(model):
+def _norm(model: State, block: str, given: str) -> str:
+  """The norm of a block; `given` decides what a file does not contain.
+
+  That is which of the two instance norms, and the number of groups of a group norm.
+  """
+  if f"{block}.norm.running_mean" in model:
     return "bn"
-  if "netG.unet.e0.norm.weight" in model:
-    return "gn"
-  return "in" if config.generator.norm == "in" else "in_star"
+  if f"{block}.norm.weight" in model:
+    return given if given.startswith("gn") else "gn16"  # as the original
+  return "in" if given == "in" else "in_star"
 
 
 def _audio_channels(model: State) -> tuple[int, ...]:
@@ -156,8 +159,8 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
 
   Args:
     model: state dict of the original.
-    config: decides what a file does not contain (the weight of the GAN, which of the
-      two instance norms, the number of groups of a group norm).
+    config: decides what a file does not contain: the weight of the GAN, and what
+      `_norm` says.
 
   Returns:
     Field name -> value, for example "generator.channels" -> 256.
@@ -167,6 +170,7 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
       "experiment": methods.name_of("vae"),
       "generator.channels": _array(model, "ae.encoder.blocks.0.conv.weight").shape[0],
       "template.size": _array(model, "ae.encoder.blocks.6.conv.weight").shape[0] // 2,
+      "pose_vae.norm": _norm(model, "ae.encoder.blocks.1", config.pose_vae.norm),
     }
   size = _template_size(model)
   bank = model.get(_TEMPLATES)
@@ -175,7 +179,7 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
     "experiment": methods.name_of("generator"),
     "generator.channels": _array(model, "netG.unet.e1.conv.weight").shape[0],
     "generator.audio_channels": _audio_channels(model),
-    "generator.norm": _norm(model, config),
+    "generator.norm": _norm(model, "netG.unet.e0", config.generator.norm),
     "template.kind": "bp" if bank is not None else "vae" if size else "none",
     "template.frame_wise": bank is not None and bank.ndim == 3,
     "discriminator.weight": gan_weight if _has(model, "netD_pose.") else 0.0,
