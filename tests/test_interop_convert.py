@@ -89,8 +89,11 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
   run = runs.load(folder / kind)
   expected = random_state(small_config(kind))
   if kind == "sdt_vae":  # its templates are those of the pose VAE's file
-    bank = random_state(small_config("pose2pose")).bank["mean"]
-    expected = expected.replace(bank={"mean": bank})
+    vae = random_state(small_config("pose2pose"))
+    expected = expected.replace(bank={"mean": vae.bank["mean"]})
+    imported_too = runs.load_encoder(workdir.pose_vae(run.path, run.config), "")
+    assert_equal_trees(imported_too.state, vae)
+    assert imported_too.speaker.name == "oliver"
   assert (run.step, run.epoch) == (STEP, EPOCH)
   assert_equal_trees(run.state, expected)
   assert run.config.template.kind == small_config(kind).template.kind
@@ -223,9 +226,9 @@ def first_version(kind: str) -> dict:
 def test_the_first_versions_sequence_model_comes_back_bit_for_bit(tmp_path, kind):
   theirs, vae = first_version(kind), None
   if kind == "sdt_vae":
-    vae, rows = tmp_path / "vae.pth", np.ones((CLIPS, 32), np.float32)
-    model = {"module.clip_code_mu": rows}
-    torch_zip.write(vae, {"epoch": 1, "step": 2, "model_state_dict": model})
+    vae, config = tmp_path / "vae.pth", small_config("pose2pose")
+    config.template.size = 32
+    torch_zip.write(vae, exported(config))
   notes = importing(theirs, tmp_path, pose_vae=vae)
   assert len(notes) == 2
   assert "original.npz" in notes[1]

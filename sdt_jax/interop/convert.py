@@ -39,7 +39,7 @@ def import_checkpoint(
       architecture must be that of the checkpoint. With `dataset.root` set, the training
       clips get their names from the pack there.
     pose_vae: .pth file of the pose VAE whose templates an SDT-VAE model was trained
-      with; only for such a model.
+      with; only for such a model. It becomes the run `pose_vae` in the workdir.
     root: folder of data packs. The statistics are those that training on the pack of
       the speaker would use, and `dataset.root` of the run becomes this folder.
 
@@ -65,7 +65,7 @@ def import_checkpoint(
   clips = _clip_ids(config.dataset, state)
   known = known or _statistics_of_pack(config)
   known.table(config.pose.hierarchical)  # raises if there is none of this form
-  _write(path, config, known, state, content, clips)
+  _write(path, config, known, state, content, clips, pose_vae)
   if content.kept:
     notes.append(
       f"sequence model: kept in {kept.FILE_NAME} and not used; export_torch writes it "
@@ -195,6 +195,7 @@ def _write(
   state: TrainState,
   content: Original,
   clip_ids: list[str],
+  pose_vae: pathlib.Path | None,
 ) -> None:
   """Writes the workdir under a temporary name, then renames it."""
   try:
@@ -211,6 +212,9 @@ def _write(
     meta = {"epoch": content.epoch, "num_clips": len(clip_ids)}
     saved.save(parallel.replicate(state), meta, {})
     saved.close()
+    if pose_vae:
+      statistics = str(unfinished / workdir.SPEAKER)
+      import_checkpoint(pose_vae, statistics, unfinished / workdir.POSE_VAE)
     unfinished.chmod(0o755)  # mkdtemp makes it private
     unfinished.replace(path)
   except OSError as e:
