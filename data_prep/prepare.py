@@ -43,7 +43,6 @@ def run(options: Options) -> None:
   print(
     f"look at {pack_folder(options) / report.FILE_NAME}, then train with\n"
     "  python -m sdt_jax.programs.train --config=sdt_bp "
-    "--config.dataset.name=speech2gesture "
     f"--config.dataset.root={options.root} --config.dataset.speaker={options.speaker}"
   )
 
