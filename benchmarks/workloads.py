@@ -99,7 +99,9 @@ def map_step(method: base.Method):
   """`parallel.map_steps` of a method's training step, for streamed batches."""
 
   def step(state, _, batch):
-    return method.train_step(state, batch, base.step_key(0, state.step))
+    key = base.step_key(0, state.step)
+    state, metrics, _ = method.train_step(state, batch, key)
+    return state, metrics
 
   return parallel.map_steps(step, "jit")
 

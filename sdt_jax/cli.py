@@ -87,7 +87,7 @@ def _reuse_freed_memory() -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(_resolve_config(argv))
-  except flags.Error as e:
+  except (flags.Error, UserError) as e:
     _exit_with_error(original_names.answer(argv) or str(e))
   except Exception as e:  # errors raised by a config file; values of the wrong type
     if answer := original_names.answer(argv):

@@ -105,14 +105,15 @@ FIELDS: dict[str, Any] = {
   "dataset": {
     "name": Field(
       "",
-      "the data set, a name in `sdt_jax.data`; empty means speech2gesture if root is "
-      "set, else synthetic",
+      "the data set: a name in `sdt_jax.data`, or my_module:MyBuilder; empty means "
+      "speech2gesture if root is set, else synthetic",
     ),
     "root": _run_field(
-      "", "speech2gesture: folder that contains the packs, or a pack itself"
+      "",
+      "folder of the data; speech2gesture: folder that contains the packs, or a pack",
     ),
     "speaker": Field(
-      "", "name of the speaker; empty means the only pack in root, or synthetic's ada"
+      "", "name of the speaker; empty means the only pack in root; synthetic: ada"
     ),
     "num_train_clips": Field(2048, "synthetic: number of training clips to make"),
     "num_dev_clips": Field(256, "synthetic: number of dev clips to make"),

@@ -77,6 +77,8 @@ def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
     raise
   except FileNotFoundError as e:
     raise UserError(f"{path}: no such file") from e
+  except SystemError:  # rare, from Python 3.11 parsing two headers in two threads
+    return read_arrays(path, *names)
   except Exception as e:  # zipfile, zlib and NumPy raise unrelated kinds
     reason = " ".join(str(e).split())[:200] or type(e).__name__
     raise UserError(f"{path}: not a readable npz ({reason}); copy it again") from e

@@ -3,7 +3,8 @@
 A table describes one form of the poses (hierarchical or global): the mean and std of
 each coordinate over the frames of the train split, in pixels, and the factor that
 scales the speaker to the common size. The tables of the published speakers are in
-`assets/speaker_stats.json`; those of a new speaker are computed from the train split
+`assets/speaker_stats.json`; they are the work of Qian Shenhan, under the MIT licence
+(`assets/LICENSES.md`). Those of a new speaker are computed from the train split
 (`RunningStatistics`).
 """
 

@@ -36,13 +36,18 @@ def write_clip(path: pathlib.Path, seed: int = 0, **arrays) -> None:
 def write_pack(
   root: pathlib.Path, labels: str = "train train train dev dev", speaker: str = "zoe"
 ) -> pathlib.Path:
-  """Writes a pack with one clip per label; returns the speaker's folder."""
+  """Writes a pack with one clip per label; returns the speaker's folder.
+
+  A label may name another speaker: "train train:bob dev".
+  """
   folder = root / speaker
   rows = []
-  for i, label in enumerate(labels.split()):
+  for i, (label, _, other) in enumerate(w.partition(":") for w in labels.split()):
     pose_fn = f"clips/npz/talk-{i}.npz"
     write_clip(folder / pose_fn, seed=i)
-    rows.append([label, 5 * i, 5 * i + 64, "talk", pose_fn, "", "talk", speaker])
+    rows.append(
+      [label, 5 * i, 5 * i + 64, "talk", pose_fn, "", "talk", other or speaker]
+    )
   write_csv(folder / "processed_137.csv", rows)
   return folder
 

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import re
 import resource
@@ -10,7 +11,7 @@ import pytest
 
 from sdt_jax import audio, pose, speakers
 from sdt_jax import keypoints as kp
-from sdt_jax.data import builder, pack, speech2gesture, synthetic, synthetic_speaker
+from sdt_jax.data import pack, speech2gesture, synthetic, synthetic_speaker
 from sdt_jax.errors import UserError
 
 
@@ -110,7 +111,10 @@ speech2gesture.prepare({str(tmp_path)!r}, "zoe", {str(tmp_path / "built")!r})
   assert killed.returncode == 9
   assert list((tmp_path / "built").rglob("*train*"))  # it had started to write
   built = prepare(tmp_path)
-  assert [len(built.sources[split]) for split in builder.SPLITS] == [3, 2]
+  assert {split: len(clips) for split, clips in built.sources.items()} == {
+    "train": 3,
+    "dev": 2,
+  }
 
 
 def test_two_builds_at_once(tmp_path, monkeypatch):
@@ -144,6 +148,45 @@ def test_skipped_clips_are_counted_and_leave_no_gaps(tmp_path, monkeypatch, capl
   assert "zoe: 4 bad clips skipped" in caplog.text
   with pytest.raises(UserError, match="zoe/clips/npz/talk-2: audio"):
     prepare(tmp_path)  # not the data set that was built without them
+
+
+def test_cut_and_padded_clips_are_counted(tmp_path, caplog):
+  folder = packs.write_pack(tmp_path)
+  keypoints = packs.keypoints(0)
+  for i in (0, 3):
+    longer = np.concatenate([keypoints, keypoints[:i]])
+    packs.write_clip(folder / f"clips/npz/talk-{i}.npz", pose=longer)
+  for i, seconds in ((1, 0.2), (2, 0.31), (4, 0.01)):
+    sound = packs.sound(i, 68_266 - int(seconds * 16_000))
+    packs.write_clip(folder / f"clips/npz/talk-{i}.npz", audio=sound)
+  assert len(prepare(tmp_path).sources["train"]) == 3
+  said = "1 clips cut to 64 frames, 2 clips padded with up to 0.31 s of silence"
+  assert caplog.messages == [f"zoe: {said}"]
+  prepare(tmp_path)  # says it only once
+  assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("labels", ["train train", "train test test", "train dev test"])
+def test_splits_that_have_clips(tmp_path, labels):
+  packs.write_pack(tmp_path, labels)
+  for _ in range(2):  # built, then opened
+    sources = prepare(tmp_path).sources
+    assert {name: len(clips) for name, clips in sources.items()} == {
+      name: labels.split().count(name) for name in labels.split()
+    }
+
+
+def test_a_data_set_of_the_previous_version_is_used(tmp_path, monkeypatch):
+  """It has the same files, with one field less."""
+  packs.write_pack(tmp_path)
+  file = pathlib.Path(prepare(tmp_path).path, "metadata.json")
+  metadata = json.loads(file.read_text())
+  assert metadata.pop("others") == {}
+  file.write_text(json.dumps(metadata))
+  monkeypatch.setattr(pack, "read_clip", None)  # a call would fail
+  built = prepare(tmp_path)
+  assert file.parent.match("speech2gesture/zoe-*-stop/2.0.0")
+  assert (built.others, len(built.sources["dev"])) == ({}, 2)
 
 
 def test_no_clips_left_after_skipping(tmp_path):
@@ -206,7 +249,7 @@ def ada(tmp_path_factory):
 
 def test_synthetic_clips_are_cut_from_performances(ada):
   source = ada.sources["train"]
-  assert [len(ada.sources[split]) for split in builder.SPLITS] == [60, 3]
+  assert {k: len(clips) for k, clips in ada.sources.items()} == {"train": 60, "dev": 3}
   example = source[5]
   video, start = int(example["video"].decode().split("/")[1]), example["start"]
   performance = synthetic_speaker.perform(
@@ -227,12 +270,12 @@ def test_synthetic_clips_are_cut_from_performances(ada):
 
 def test_synthetic_splits_share_no_performance(ada):
   videos = {
-    split: {example["video"] for example in ada.sources[split]}
-    for split in builder.SPLITS
+    split: {example["video"] for example in clips}
+    for split, clips in ada.sources.items()
   }
   assert len(videos["train"]) == 2  # a minute has 53 clips
   assert not videos["train"] & videos["dev"]
-  ids = [i for split in builder.SPLITS for i in clip_ids(ada.sources[split])]
+  ids = [i for clips in ada.sources.values() for i in clip_ids(clips)]
   assert len(set(ids)) == 63
 
 
@@ -245,6 +288,15 @@ def test_synthetic_is_reproducible_and_depends_on_the_name(ada, tmp_path):
   )
   one_more = synthetic.prepare("ada", 2, 2, tmp_path)
   assert len({again.path, other.path, one_more.path}) == 3
+
+
+def test_synthetic_without_dev_clips(ada, tmp_path):
+  built = synthetic.prepare("ada", 2, 0, tmp_path)
+  assert built.sources.keys() == {"train"}
+  assert clip_ids(built.sources["train"]) == clip_ids(ada.sources["train"])[:2]
+  for numbers, field in (((0, 1), "train"), ((1, -1), "dev")):
+    with pytest.raises(UserError, match=f"dataset.num_{field}_clips=.*at least"):
+      synthetic.prepare("ada", *numbers, tmp_path)
 
 
 def test_synthetic_is_rebuilt_if_the_code_changes(ada, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,7 +42,7 @@ TINY = programs.TINY | {
 VIDEOS = {"log.video_every_epochs": 1, "log.dev_videos": 1}
 # Progress bars (an error must not follow one on its line), and the statistics' source.
 USUAL_LINE = re.compile(
-  r"\s*$|(training|clips of \w+|rendering): .*\]\s*$|speaker ada: "
+  r"\s*$|(gesture model|pose VAE|clips of \w+|rendering): .*\]\s*$|speaker ada: "
 )
 
 
@@ -153,7 +154,7 @@ def _wait_for(condition: Callable[[], object], program: Program) -> None:
 
 
 def _metrics(path: pathlib.Path) -> list[dict]:
-  times = {"clips_per_s", "input_wait"}
+  times = {"clips_per_s", "input_wait", "seconds", "seconds_left"}
   lines = workdir.read_metrics(path)
   return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
@@ -257,6 +258,21 @@ def test_killed_while_the_data_set_is_built(folder, undisturbed):
   _assert_same_run(folder / "run", undisturbed())
 
 
+def test_sdt_vae_killed_in_both_phases(folder):
+  fields = {"template.kind": "vae", "epochs": 2}
+  whole, path = folder / "whole_vae", folder / "killed_vae"
+  assert _train(folder, whole, **fields).wait() == 0
+  for phase in (path / workdir.POSE_VAE, path):
+    program = _train(folder, path, **fields)
+    _wait_for(lambda phase=phase: _newest(phase) >= 3, program)
+    assert program.kill()
+    assert 3 <= _newest(phase) < 12
+  program = _train(folder, path, **fields)
+  assert program.wait() == 0, program.errors.read_text()
+  for phase in (".", workdir.POSE_VAE):
+    _assert_same_run(path / phase, whole / phase)
+
+
 # Asked to stop.
 
 
@@ -268,10 +284,12 @@ def test_asked_to_stop(folder, undisturbed, tmp_path, number):
   assert program.wait() == 0
   last = _newest(path)
   assert 3 <= last < 24
-  line = f"stopped after step {last}; the same command resumes from there"
-  assert line in program.output.read_text()
+  said = program.output.read_text()
+  assert f"stopped after step {last}, which is saved" in said
   assert program.complaints() == []
-  _assert_finishes(folder, path, undisturbed())
+  command = shlex.split(re.search(r"^to go on: python (.*)$", said, re.M)[1])
+  assert _start(folder, *command).wait() == 0
+  _assert_same_run(path, undisturbed())
 
 
 def test_asked_to_stop_twice(folder, undisturbed, tmp_path):

@@ -28,6 +28,22 @@ def test_l1_is_the_mean_absolute_error():
   assert losses.l1(a, a) == 0
 
 
+def test_smooth_l1_is_quadratic_up_to_one_and_linear_beyond():
+  zeros = np.zeros((1, 1, *kp.UPPER_BODY.shape))
+  for error, expected in ((0, 0), (0.5, 0.125), (1, 0.5), (3, 2.5), (-3, 2.5)):
+    assert losses.smooth_l1(zeros + error, zeros) == pytest.approx(expected)
+    assert losses.mse(zeros + error, zeros) == pytest.approx(error**2)
+
+
+def test_lips_only_has_a_gradient_at_the_20_points_of_the_lips():
+  poses = RNG.standard_normal((2, 3, *kp.UPPER_BODY.shape))
+  grads = jax.grad(lambda x: jnp.sum(losses.lips_only(x)))(poses)
+  lips = kp.UPPER_BODY.indices(*(f"face_{i}" for i in range(48, 68)))
+  expected = np.zeros_like(poses)
+  expected[..., lips] = 1
+  np.testing.assert_array_equal(grads, expected)
+
+
 def test_template_kl_is_the_formula_with_frames_as_samples():
   by_frame = RNG.standard_normal((4, 3, 5)).astype(np.float32)
   for templates in (TEMPLATES, by_frame):

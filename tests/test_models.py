@@ -10,6 +10,7 @@ import pytest
 
 from sdt_jax import audio
 from sdt_jax.interop import names
+from sdt_jax.models import layers, operations
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
@@ -135,7 +136,12 @@ def _small(norm):
 # Normalising over the 3 time steps of the deepest level amplifies rounding errors.
 @pytest.mark.parametrize(
   ("norm", "frame_wise", "tolerance"),
-  [("in_star", False, 1e-5), ("bn", True, 1e-5), ("in", True, 1e-4)],
+  [
+    ("in_star", False, 1e-5),
+    ("bn", True, 1e-5),
+    ("in", True, 1e-4),
+    ("gn4", False, 1e-4),
+  ],
 )
 @pytest.mark.usefixtures("compile_fast")
 def test_padding_after_a_sequence_does_not_change_its_poses(
@@ -153,3 +159,15 @@ def test_padding_after_a_sequence_does_not_change_its_poses(
     own_template = template[i : i + 1, :length] if frame_wise else template[i : i + 1]
     alone = apply(variables, own_mel, own_template, length)
     assert golden.relative_error(together[i, :length], alone[0]) < tolerance, length
+
+
+def test_group_norm_equals_its_definition():
+  """Each group of channels has mean 0 and variance 1 over its channels and time."""
+  x = np.random.default_rng(0).normal(3, 2, (2, 5, 7, 12)).astype(np.float32)
+  y, _ = layers.GroupNorm(3).init_with_output(jax.random.key(0), x, None)
+  groups = np.asarray(y).reshape(2, 5, 7, 3, 4)
+  np.testing.assert_allclose(groups.mean((1, 2, 4)), 0, atol=1e-5)
+  np.testing.assert_allclose(groups.var((1, 2, 4)), 1, rtol=1e-4)
+  one, _ = layers.GroupNorm(12).init_with_output(jax.random.key(0), x, None)
+  per_channel = operations.instance_norm(x, None, axes=(1, 2))
+  np.testing.assert_allclose(one, per_channel, atol=1e-5)

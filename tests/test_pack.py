@@ -29,13 +29,74 @@ def test_index_keeps_the_order_of_the_csv_and_the_splits(tmp_path):
   assert index.rows["train"][1].video == "talk"
 
 
+def test_splits_without_rows_are_left_out(tmp_path):
+  packs.write_pack(tmp_path, "train test test")
+  rows = pack.read_index(tmp_path, "zoe").rows
+  assert {split: len(r) for split, r in rows.items()} == {"train": 1, "test": 2}
+
+
+@pytest.mark.parametrize("csv_name", ["train_zoe_137.csv", "train_zoe_137_3.csv"])
+@pytest.mark.parametrize("pose_fn", ["{i}.npz", "{root}/{i}.npz", "{here}/{i}.npz"])
+def test_names_of_the_first_public_version(tmp_path, monkeypatch, csv_name, pose_fn):
+  monkeypatch.chdir(tmp_path.parents[1])
+  here = tmp_path.relative_to(tmp_path.parents[1])
+  rows = []
+  for i, label in enumerate(("train", "dev")):
+    packs.write_clip(tmp_path / f"{i}.npz", seed=i)
+    path = pose_fn.format(i=i, root=tmp_path, here=here)
+    rows.append([label, path, "zoe"])
+  packs.write_csv(tmp_path / csv_name, rows, "dataset,pose_fn,speaker")
+  assert pack.choose_speaker(tmp_path, "") == "zoe"
+  row = pack.read_index(tmp_path, "zoe").rows["dev"][0]
+  assert row.path.samefile(tmp_path / "1.npz")
+  assert row.clip_id == (f"zoe/{here}/1" if "here" in pose_fn else "zoe/1")
+
+
+def test_the_newest_csv_counts(tmp_path):
+  folder = packs.write_pack(tmp_path)
+  for name in ("train_zoe_137.csv", "train_zoe_137_3.csv", "zoe/clips.csv"):
+    packs.write_csv(tmp_path / name, [])
+  assert pack.find_packs(tmp_path) == {"zoe": folder / "processed_137.csv"}
+  (folder / "processed_137.csv").unlink()
+  assert pack.find_packs(tmp_path) == {"zoe": folder / "clips.csv"}
+  (folder / "clips.csv").unlink()
+  assert pack.find_packs(tmp_path) == {"zoe": tmp_path / "train_zoe_137.csv"}
+
+
+def test_the_root_may_be_a_pack(tmp_path, monkeypatch):
+  folder = packs.write_pack(tmp_path)
+  expected = pack.read_index(tmp_path, "zoe")
+  monkeypatch.chdir(folder)
+  for root in (folder, ".", "../zoe"):
+    assert pack.choose_speaker(root, "") == "zoe"
+    index = pack.read_index(root, "zoe")
+    assert index.fingerprint == expected.fingerprint
+    ids = [row.clip_id for row in index.rows["train"]]
+    assert ids == [row.clip_id for row in expected.rows["train"]]
+
+
+def test_the_column_speaker(tmp_path):
+  packs.write_pack(tmp_path, "train:bob train:bob train train:al dev test:oliver")
+  index = pack.read_index(tmp_path, "zoe")
+  assert index.speakers == ("bob", "al", "oliver", "zoe")  # oliver is published
+  assert [row.speaker for row in index.rows["train"]] == ["bob", "bob", "zoe", "al"]
+  # Data sets of versions that ignored the column are not taken for this one.
+  csv_path = tmp_path / "zoe/processed_137.csv"
+  assert index.fingerprint != pack._fingerprint(csv_path, index.rows, 1)
+  packs.write_pack(tmp_path, "train dev:bob")
+  with pytest.raises(
+    UserError, match=r"csv: speaker 'bob' has no train row and no pub"
+  ):
+    pack.read_index(tmp_path, "zoe")
+
+
 def test_alternative_csv_with_only_the_required_columns(tmp_path):
   folder = packs.write_pack(tmp_path)
   (folder / "processed_137.csv").unlink()
   rows = [["clips/npz/talk-0.npz", "train"], ["clips/npz/talk-1.npz", "dev"]]
   packs.write_csv(folder / "clips.csv", rows, "pose_fn,dataset")
   row = pack.read_index(tmp_path, "zoe").rows["train"][0]
-  assert (row.start, row.video) == (-1, "")
+  assert (row.start, row.video, row.speaker) == (-1, "", "zoe")
   assert row.path.is_file()
 
 
@@ -80,6 +141,25 @@ def test_clip_is_neck_relative_and_fitted(tmp_path):
   np.testing.assert_array_equal(clip.audio, packs.sound(0))
   assert clip.detected.all()
   assert clip.detected.shape == (64, kp.UPPER_BODY.num_joints)
+
+
+def test_longer_clips_are_cut(tmp_path):
+  keypoints, sound = packs.keypoints(0), packs.sound(0, 80_000)
+  longer = np.concatenate([keypoints, keypoints[:9]])
+  packs.write_clip(tmp_path / "a.npz", pose=longer, audio=sound)
+  clip = pack.read_clip(tmp_path / "a.npz", "a")
+  np.testing.assert_array_equal(clip.poses_px, pose.from_openpose(keypoints))
+  np.testing.assert_array_equal(clip.audio, sound[:68_266])
+  assert (clip.was_longer, clip.silence) == (True, 0)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 8000])
+def test_sound_half_a_second_short_is_padded(tmp_path, missing):
+  sound = packs.sound(0, 68_266 - missing)
+  packs.write_clip(tmp_path / "a.npz", audio=sound)
+  clip = pack.read_clip(tmp_path / "a.npz", "a")
+  np.testing.assert_array_equal(clip.audio, np.append(sound, np.zeros(missing)))
+  assert (clip.was_longer, clip.silence) == (False, missing)
 
 
 @pytest.mark.parametrize("length", [67_000, 68_267, 69_000])
@@ -134,7 +214,8 @@ def test_pickled_frame_names_are_never_loaded(tmp_path):
       r"shape \(64, 3, 135\), expected \(64, 3, 137\)",
     ),
     ({"pose": np.full((64, 3, 137), np.nan)}, "pose has values .* finite"),
-    ({"audio": np.zeros(60_000)}, r"audio has shape \(60000,\)"),
+    ({"pose": np.zeros((63, 3, 137))}, r"pose has shape \(63, 3, 137\)"),
+    ({"audio": np.zeros(60_265)}, r"audio has shape \(60265,\)"),
     ({"audio": np.zeros(136_532)}, r"audio has shape \(136532,\)"),
     ({"audio": np.zeros((2, 68_266))}, r"audio has shape \(2, 68266\)"),
     ({"audio": np.zeros(68_266, np.uint8)}, "audio has type uint8"),

@@ -34,6 +34,14 @@ def test_every_package_is_listed():
   assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
+def test_the_licence_of_the_published_statistics_is_in_the_package():
+  text = (ROOT / "sdt_jax/assets/LICENSES.md").read_text()
+  for part in ("`speaker_stats.json`", "MIT License", "(c) 2021 Qian Shenhan"):
+    assert part in text
+  assert "assets/*" in PROJECT["tool"]["setuptools"]["package-data"]["sdt_jax"]
+  assert PROJECT["project"]["license"] == "Apache-2.0 AND MIT"
+
+
 def test_the_package_is_installed(tmp_path):
   """`make` installs it; anywhere else: pip install --no-deps -e ."""
   subprocess.run([sys.executable, "-c", "import sdt_jax"], cwd=tmp_path, check=True)

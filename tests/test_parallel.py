@@ -100,8 +100,8 @@ def _step(experiment: str, kl_weight=KL_WEIGHT):
     batch = dict(batch)
     noise = batch.pop("noise")
     if experiment == "pose2pose":
-      return model.update(state, batch, noise)
-    return model.train_step(state, batch, jax.random.key(0))
+      return model.update(state, batch, noise)[:2]
+    return model.train_step(state, batch, jax.random.key(0))[:2]
 
   return step
 

@@ -314,6 +314,45 @@ def test_statistics_by_mode(built, caplog, deviations):
   assert len(caplog.records) == 1
 
 
+def test_clips_are_normalised_with_the_statistics_of_their_speaker(tmp_path):
+  """Poses of bob are twice as large; the statistics of both are their own."""
+  folder = packs.write_pack(tmp_path, "train:bob train train dev:bob")
+  for i in (0, 3):
+    keypoints = packs.keypoints(i) * [[[2], [2], [1]]]
+    packs.write_clip(folder / f"clips/npz/talk-{i}.npz", pose=keypoints)
+  fields = {"name": "", "root": str(folder), "speaker": "", "statistics": "pack"}
+  built = pipeline.build(**fields, data_dir=str(tmp_path / "built"))
+  assert (built.speaker, list(built.others)) == ("zoe", ["bob"])
+  for hierarchical in (True, False):
+    tables = {
+      "zoe": built.statistics.table(hierarchical),
+      "bob": built.others["bob"].table(hierarchical),
+    }
+    split = open_split(built, hierarchical=hierarchical)
+    poses = split.read(np.arange(3))["poses"]
+    for i, name in enumerate(("bob", "zoe", "zoe")):
+      poses_px = built.sources["train"][i]["poses"]
+      np.testing.assert_array_equal(poses[i], pose.from_global(poses_px, tables[name]))
+    final = pose.to_final(poses, tables["zoe"])
+    np.testing.assert_array_equal(split.poses_px(np.arange(3)), final)
+  ratio = np.median(tables["bob"].std / tables["zoe"].std)
+  assert ratio == pytest.approx(2, rel=0.1)
+  dev = open_split(built, "dev")
+  assert abs(dev.read(np.arange(1))["poses"].mean()) < 0.1
+
+
+def test_speakers_without_train_clips_need_published_statistics(tmp_path):
+  packs.write_pack(tmp_path, "train dev:oliver")
+  fields = {"name": "", "root": str(tmp_path), "speaker": ""}
+  fields["data_dir"] = str(tmp_path / "built")
+  built = pipeline.build(**fields)
+  used = built.sources["dev"].others[0].hierarchical
+  published = speakers.published("oliver").hierarchical
+  np.testing.assert_array_equal(used.mean, published.mean)
+  with pytest.raises(UserError, match="oliver: no clip in the train split"):
+    pipeline.build(**fields, statistics="pack")
+
+
 def test_unpublished_speakers_use_the_statistics_of_the_train_split(built):
   assert pipeline.speaker_statistics(built, "auto") is built.statistics
 

@@ -28,7 +28,7 @@ def _step(fields: dict, precision: str):
   }
 
   def step(state, data, x):
-    return method.train_step(state, x, base.step_key(0, state.step))
+    return method.train_step(state, x, base.step_key(0, state.step))[:2]
 
   steps = parallel.map_steps(step, "jit")
   state = parallel.replicate(runs.init_state(method, 0, 8))

@@ -1,5 +1,8 @@
 """Runs the programs as a user does; `test_bad_inputs.py` covers their errors."""
 
+import pathlib
+import shutil
+
 import av
 import golden
 import numpy as np
@@ -7,6 +10,8 @@ import programs
 import pytest
 
 from sdt_jax import keypoints as kp
+from sdt_jax import workdir
+from sdt_jax.programs import train
 
 _TINY = [
   "--config=configs/quick.py",
@@ -52,16 +57,59 @@ def test_demo_renders_each_sound_twice(trained, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_packs_train_and_render(real_pack, tmp_path):
+  root = real_pack / "kubinec"  # names the data set and the speaker
   programs.run(
     "train.py",
     *_TINY,
-    "--config.dataset.name=speech2gesture",
-    f"--config.dataset.root={real_pack}",
-    "--config.dataset.speaker=kubinec",
+    f"--config.dataset.root={root}",
     f"--config.dataset.data_dir={tmp_path / 'data'}",
     f"--workdir={tmp_path / 'run'}",
   )
   sound = real_pack.parent / "sources" / "demo_audio.wav"
+  dataset = workdir.read_config(tmp_path / "run").dataset
+  assert (dataset.name, dataset.speaker) == ("speech2gesture", "kubinec")
   flags = [f"--workdir={tmp_path / 'run'}", f"--audio={sound}"]
   programs.run("demo.py", *flags, f"--output_dir={tmp_path / 'out'}")
   assert (tmp_path / "out" / "demo_audio.mp4").exists()
+
+
+@pytest.mark.slow
+def test_resume_without_config_takes_that_of_the_run(trained, tmp_path):
+  copy = shutil.copytree(trained, tmp_path / "copy")
+  said = programs.run("train.py", f"--resume={copy}:2", "--config.num_epochs=2")
+  assert f"workdir: {copy}" in said
+  assert f"trained: {copy}" in said
+  assert workdir.read_config(copy).num_epochs == 2
+  assert workdir.read_config(copy).batch_size == programs.TINY["batch_size"]
+  assert workdir.read_metrics(copy)[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+  ("flags", "complaint"),
+  [
+    (["--resume=nowhere"], "nowhere: no such folder"),
+    (["--resume=x", "--config=configs/quick.py", "--workdir=y"], "leave out --workdir"),
+  ],
+)
+def test_a_wrong_resume_is_named(flags, complaint):
+  done = programs.python("train.py", *flags)
+  assert done.returncode == 2
+  assert complaint in done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("argv", "command"),
+  [
+    (["train.py", "--config=a.py"], "python train.py --config=a.py --workdir=out/w"),
+    (
+      ["/bin/sdt-train", "--config", "a", "--tag", "b c", "--config.seed=1"],
+      "sdt-train --config a --config.seed=1 --workdir=out/w",
+    ),
+    (["train.py", "--resume=out/w:20"], "python train.py --resume=out/w"),
+    (["train.py", "--resume", "out/w"], "python train.py --resume=out/w"),
+  ],
+)
+def test_the_command_that_goes_on(argv, command):
+  argv = train._with_config_of_resumed(argv)
+  assert train._how_to_go_on(argv, pathlib.Path("out/w")) == f"to go on: {command}"

@@ -122,9 +122,9 @@ def _run(model, state, batches):
   # The axis "data" has one entry, as on one device.
   def step(state, batch):
     if isinstance(model, Voice2Pose):
-      return model.train_step(state, batch, jax.random.key(0))
+      return model.train_step(state, batch, jax.random.key(0))[:2]
     noise = batch.pop("noise")  # recorded, instead of drawn
-    return model.update(state, batch, noise)
+    return model.update(state, batch, noise)[:2]
 
   step = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name=AXIS))
   history = []

@@ -29,6 +29,8 @@ def config(data_dir, **fields) -> ml_collections.ConfigDict:
   return c
 
 
-def train(config, path: pathlib.Path, gallery=Gallery, pretrained=None) -> bool:
+def train(
+  config, path: pathlib.Path, gallery=Gallery, pretrained=None, from_step=None
+) -> bool:
   """Trains as train.py does."""
-  return loop.train(config, path, Evaluator, gallery, pretrained)
+  return loop.train(config, path, Evaluator, gallery, pretrained, from_step)

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import tqdm
 
-from sdt_jax import audio
+from sdt_jax import audio, speakers
 from sdt_jax.data.recordings import CLIP_SAMPLES, Example
 from sdt_jax.errors import UserError
 
@@ -64,11 +64,14 @@ class ClipStore(Sequence[Example]):
       joints).
     clips: (N,) records of `clip_id`, `video`, `start`, and the indices of the first
       frame of the clip, `frame_start`, and of its first sample, `audio_start`.
+    others: with several speakers, the statistics to normalise with of number 1, 2, ...
+      in `frames["speaker"]` (F,); set by `pipeline.build`.
   """
 
   def __init__(self, arrays: dict[str, np.ndarray]):
     self.frames = dict(arrays)
     self.audio, self.clips = self.frames.pop("audio"), self.frames.pop("clips")
+    self.others: list[speakers.Speaker] = []
 
   def __len__(self) -> int:
     return len(self.clips)

@@ -7,7 +7,9 @@ The root may also be the speaker's folder itself. The first public version of Sp
 Drives Templates had `<root>/train_<speaker>_137.csv` (or `..._137_3.csv`) instead.
 
 A clip is 64 frames of `OPENPOSE` keypoints at 15 fps (image pixels) with their 16 kHz
-mono audio. Any fault of a pack raises a `UserError` that names the file.
+mono audio; frames beyond 64 are left out. The column `speaker` of the csv says whose
+statistics normalise a clip. Any fault of a pack raises a `UserError` that names the
+file.
 """
 
 import collections
@@ -21,22 +23,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdt_jax import audio, files, pose
+from sdt_jax import audio, files, pose, speakers
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
 
 CSV_NAMES = ("processed_137.csv", "clips.csv")
 _FIRST_VERSION_CSV = re.compile(r"train_(.+?)_137(_3)?\.csv")
-SPLITS = {"train": "train", "dev": "dev", "val": "dev"}
+SPLITS = {"train": "train", "dev": "dev", "val": "dev", "test": "test"}
 """`dataset` column -> split; rows with another label ("idle") are ignored."""
 
 # Published clips have 67,000 to 68,300 samples, due to the frame rates of their videos.
-# Beyond this relative deviation from 64 frames, audio and poses cannot match.
-LENGTH_TOLERANCE = 0.05
+# If the lengths differ by more than this, audio and poses cannot match.
+_TOLERANCE = audio.SAMPLE_RATE // 2
 
 # Larger coordinates are not pixels.
 _MAX_PX = 1e6
 
+_CLIP_SAMPLES = audio.num_samples(audio.CLIP_FRAMES)
 _POSE_SHAPE = (audio.CLIP_FRAMES, *kp.OPENPOSE.detection_shape)
 
 _log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Row(NamedTuple):
   path: pathlib.Path
   start: int  # frames
   video: str
+  speaker: str  # whose statistics normalise the clip
 
 
 class Clip(NamedTuple):
@@ -57,13 +61,15 @@ class Clip(NamedTuple):
   audio: np.ndarray  # (68266,) float32, 16 kHz
   poses_px: np.ndarray  # (64, dims, joints) float32, pixels relative to the neck
   detected: np.ndarray  # (64, joints) bool
+  was_longer: bool  # frames beyond 64 are left out
+  silence: int  # number of zeros at the end of `audio` that the file does not have
 
 
 class Pack(NamedTuple):
   """The index of a speaker's pack."""
 
-  speaker: str  # name of the speaker's folder
-  rows: dict[str, list[Row]]  # split ("train", "dev") -> rows in the order of the csv
+  speakers: tuple[str, ...]  # the first is the one that most train rows name
+  rows: dict[str, list[Row]]  # split -> rows in the order of the csv, at least one
   fingerprint: str  # changes if the csv changes, or the size or time of a clip's file
 
 
@@ -112,14 +118,14 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
 
   Args:
     root: the folder that contains the packs, or the pack itself.
-    speaker: name of the speaker.
+    speaker: name of the pack: of its folder, or in the name of its csv.
 
   Raises:
     UserError: the folder or the csv is missing, the csv cannot be read or lacks a
-      column, or a split has no rows.
+      column, no row is labelled "train", or a speaker has no statistics.
   """
   csv_path = _csv_of(root, speaker, find_packs(root))
-  rows: dict[str, list[Row]] = {"train": [], "dev": []}
+  rows: dict[str, list[Row]] = {split: [] for split in SPLITS.values()}
   ignored = collections.Counter()
   for line in _read_csv(csv_path):
     label = (line["dataset"] or "").strip()
@@ -127,15 +133,29 @@ def read_index(root: str | os.PathLike, speaker: str) -> Pack:
       rows[SPLITS[label]].append(_parse_row(line, csv_path, speaker))
     else:
       ignored[label] += 1
-  for split, split_rows in rows.items():
-    if not split_rows:
-      raise UserError(
-        f"{csv_path}: no row has {split!r} in the column 'dataset'; label some rows so"
-        + (f" (found {', '.join(map(repr, ignored))})" if ignored else "")
-      )
+  if not rows["train"]:
+    raise UserError(
+      f"{csv_path}: no row has 'train' in the column 'dataset'; label some rows so"
+      + (f" (found {', '.join(map(repr, ignored))})" if ignored else "")
+    )
   if ignored:
     _log.info("%s: rows left out by label: %s", csv_path, dict(ignored))
-  return Pack(speaker, rows, _fingerprint(csv_path, rows))
+  rows = {split: split_rows for split, split_rows in rows.items() if split_rows}
+  names = _speakers(csv_path, rows)
+  return Pack(names, rows, _fingerprint(csv_path, rows, len(names)))
+
+
+def _speakers(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> tuple[str, ...]:
+  """The speakers of a pack, the one with the most train rows first."""
+  in_train = collections.Counter(row.speaker for row in rows["train"])
+  main = in_train.most_common(1)[0][0]
+  others = {row.speaker for split_rows in rows.values() for row in split_rows} - {main}
+  for name in sorted(others - in_train.keys() - set(speakers.published_names())):
+    raise UserError(
+      f"{csv_path}: speaker {name!r} has no train row and no published statistics; "
+      "label some of its rows 'train', or leave its rows out"
+    )
+  return main, *sorted(others)
 
 
 def _csv_of(
@@ -171,7 +191,7 @@ def _read_csv(path: pathlib.Path) -> list[dict[str, str]]:
     ) from e
 
 
-def _parse_row(line: dict[str, str], csv_path: pathlib.Path, speaker: str) -> Row:
+def _parse_row(line: dict[str, str], csv_path: pathlib.Path, pack_name: str) -> Row:
   folder = csv_path.parent
   pose_fn = (line["pose_fn"] or "").strip()
   if not pose_fn:
@@ -186,15 +206,20 @@ def _parse_row(line: dict[str, str], csv_path: pathlib.Path, speaker: str) -> Ro
   within = path.relative_to(folder) if path.is_relative_to(folder) else path
   start = (line.get("start") or "").strip()
   return Row(
-    clip_id=f"{speaker}/{within.with_suffix('').as_posix().lstrip('/')}",
+    clip_id=f"{pack_name}/{within.with_suffix('').as_posix().lstrip('/')}",
     path=path,
     start=int(start) if start.isdecimal() and len(start) < 10 else -1,
     video=(line.get("video_fn") or line.get("interval_id") or "").strip(),
+    speaker=(line.get("speaker") or "").strip() or pack_name,
   )
 
 
-def _fingerprint(csv_path: pathlib.Path, rows: dict[str, list[Row]]) -> str:
+def _fingerprint(
+  csv_path: pathlib.Path, rows: dict[str, list[Row]], num_speakers: int
+) -> str:
   digest = hashlib.sha256(csv_path.read_bytes())
+  if num_speakers > 1:  # older versions built such a pack as one of a single speaker
+    digest.update(b"speakers")
   for row in (row for split_rows in rows.values() for row in split_rows):
     try:
       stat = os.stat(row.path)
@@ -215,18 +240,21 @@ def read_clip(path: pathlib.Path, clip_id: str) -> Clip:
   except UserError as e:
     raise UserError(f"{clip_id}: {e}") from e
   keypoints = _checked_pose(arrays["pose"], clip_id)
+  num_frames, keypoints = len(keypoints), keypoints[: audio.CLIP_FRAMES]
+  samples = _checked_audio(arrays["audio"], num_frames, clip_id)
   return Clip(
-    audio=_checked_audio(arrays["audio"], clip_id),
+    audio=audio.fit_to_frames(samples, audio.CLIP_FRAMES),
     poses_px=pose.from_openpose(keypoints),
     detected=detected_points(keypoints),
+    was_longer=num_frames > audio.CLIP_FRAMES,
+    silence=max(0, _CLIP_SAMPLES - len(samples)),
   )
 
 
 def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
-  if keypoints.shape != _POSE_SHAPE:
-    raise UserError(
-      f"{clip_id}: pose has shape {keypoints.shape}, expected {_POSE_SHAPE}"
-    )
+  shape = keypoints.shape
+  if shape[1:] != _POSE_SHAPE[1:] or len(keypoints) < audio.CLIP_FRAMES:
+    raise UserError(f"{clip_id}: pose has shape {shape}, expected {_POSE_SHAPE}")
   if keypoints.dtype.kind not in "fiu":
     raise UserError(f"{clip_id}: pose has type {keypoints.dtype}, expected float32")
   with np.errstate(over="ignore"):  # values that overflow are rejected below
@@ -238,11 +266,11 @@ def _checked_pose(keypoints: np.ndarray, clip_id: str) -> np.ndarray:
   return keypoints
 
 
-def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
-  expected = audio.num_samples(audio.CLIP_FRAMES)
-  if samples.ndim != 1 or abs(len(samples) / expected - 1) > LENGTH_TOLERANCE:
+def _checked_audio(samples: np.ndarray, num_frames: int, clip_id: str) -> np.ndarray:
+  longest = audio.num_samples(num_frames) + _TOLERANCE
+  if samples.ndim != 1 or not _CLIP_SAMPLES - _TOLERANCE <= len(samples) <= longest:
     raise UserError(
-      f"{clip_id}: audio has shape {samples.shape}, expected about ({expected},): "
+      f"{clip_id}: audio has shape {samples.shape}, expected about ({_CLIP_SAMPLES},): "
       f"{audio.CLIP_FRAMES} frames of 16 kHz mono"
     )
   if samples.dtype.kind not in "fi":
@@ -255,7 +283,7 @@ def _checked_audio(samples: np.ndarray, clip_id: str) -> np.ndarray:
     raise UserError(
       f"{clip_id}: audio has values that are not finite or far outside of [-1, 1]"
     )
-  return audio.fit_to_frames(in_unit_range.astype(np.float32), audio.CLIP_FRAMES)
+  return in_unit_range.astype(np.float32)
 
 
 def detected_points(keypoints: np.ndarray) -> np.ndarray:

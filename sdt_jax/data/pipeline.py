@@ -11,6 +11,7 @@ the step, so a run resumes by starting at its step; no iterator state is saved.
 """
 
 import importlib
+import itertools
 import logging
 import types
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ import grain
 import numpy as np
 
 from sdt_jax import audio, pose, speakers
-from sdt_jax.data import DATASETS
+from sdt_jax.data import DATASETS, own
 from sdt_jax.data.builder import Built
 from sdt_jax.data.clip_store import ClipStore
 from sdt_jax.data.recordings import CLIP_SAMPLES
@@ -66,23 +67,34 @@ def build(**dataset: Any) -> Built:
 
   Args:
     dataset: the section `dataset` of a config. `DATASETS` lists the fields that each
-      data set uses; they are explained by the function `prepare` of its module.
+      data set uses (`own.FIELDS` those of one's own); they are explained by the
+      function `prepare` of its module.
 
   Raises:
-    UserError: the name is unknown, or the builder raises an error.
+    UserError: the name is unknown, the builder raises an error, or a speaker has no
+      statistics.
   """
   if not (dataset["name"] and dataset["speaker"]):
     dataset = resolve(dataset)
   name = dataset["name"]
   module = _module(name)
-  used = dataset.keys() & set(DATASETS[name])
-  return module.prepare(**{key: dataset[key] for key in used})
+  used = dataset.keys() & set(DATASETS.get(name, own.FIELDS))
+  built = module.prepare(**{key: dataset[key] for key in used})
+  mode = dataset.get("statistics", "auto")
+  others = [_statistics(name, own, mode) for name, own in built.others.items()]
+  for source in built.sources.values():
+    source.others = others
+  return built
 
 
-def _module(name: str) -> types.ModuleType:
+def _module(name: str) -> types.ModuleType | own.OwnDataSet:
+  if ":" in name:
+    return own.load(name)
   if name not in DATASETS:
-    known = tuple(DATASETS)
-    raise UserError(f"config.dataset.name is {name!r}; expected one of {known}")
+    raise UserError(
+      f"config.dataset.name is {name!r}; expected one of {tuple(DATASETS)}, or "
+      "my_module:MyBuilder"
+    )
   return importlib.import_module(f"sdt_jax.data.{name}")
 
 
@@ -107,16 +119,27 @@ def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
   Raises:
     UserError: the mode is unknown, or this speaker has no published statistics.
   """
+  return _statistics(built.speaker, built.statistics, mode)
+
+
+def _statistics(name: str, own: speakers.Speaker | None, mode: str) -> speakers.Speaker:
+  """`speaker_statistics` of any speaker; `own` is None without clips in train."""
   if mode not in {"published", "pack", "auto"}:
     raise UserError(f"dataset.statistics={mode!r}; known: published, pack, auto")
-  name = built.speaker
+  if own is None:
+    if mode == "pack":
+      raise UserError(
+        f"speaker {name}: no clip in the train split to compute statistics from; "
+        "leave out this speaker's clips, or use dataset.statistics=auto"
+      )
+    return speakers.published(name)
   if mode == "pack" or (mode == "auto" and name not in speakers.published_names()):
     _log.info("speaker %s: statistics of the train split", name)
-    return built.statistics
+    return own
   published = speakers.published(name)
-  deviation = mean_deviation(built.statistics, published)
+  deviation = mean_deviation(own, published)
   fits = deviation < MAX_MEAN_DEVIATION
-  chosen = published if fits or mode == "published" else built.statistics
+  chosen = published if fits or mode == "published" else own
   _log.info(
     "speaker %s: statistics of the %s; the mean pose of the train split is %.2f "
     "published standard deviations from the published one (limit: %.2f)",
@@ -147,8 +170,10 @@ class Split:
   """The clips of a split by row, with normalised poses.
 
   Args:
-    source: `Built.sources["train"]` or `["dev"]`.
-    table: the statistics to normalise with, in the form of the model.
+    source: one of `Built.sources`.
+    table: the statistics to normalise with, in the form of the model. Clips of other
+      speakers (`source.others`) are normalised with their own; the final poses of all
+      clips are made with `table`.
 
   Attributes:
     source: the clips as stored on disk.
@@ -159,7 +184,7 @@ class Split:
     self._table = table
     self._tracks = Tracks(
       audio=source.audio,
-      poses=_normalized(source.frames["poses"], table),
+      poses=_normalized(source, table),
       audio_start=source.clips["audio_start"].copy(),
       frame_start=source.clips["frame_start"].copy(),
     )
@@ -190,12 +215,17 @@ class Split:
     return self._tracks
 
 
-def _normalized(poses_px: np.ndarray, table: pose.PoseTable) -> np.ndarray:
+def _normalized(source: ClipStore, table: pose.PoseTable) -> np.ndarray:
   """Normalises (F, dims, joints) in pieces that fit the processor's cache."""
+  poses_px = source.frames["poses"]
+  speaker = source.frames.get("speaker", np.zeros(len(poses_px), np.int32))
+  tables = [table, *(other.table(table.hierarchical) for other in source.others)]
+  changes = np.flatnonzero(np.diff(speaker)) + 1
+  edges = {*range(0, len(poses_px), _FRAMES_AT_ONCE), *changes, len(poses_px)}
   poses = np.empty_like(poses_px)
-  for i in range(0, len(poses), _FRAMES_AT_ONCE):
-    part = slice(i, i + _FRAMES_AT_ONCE)
-    poses[part] = pose.from_global(poses_px[part], table)
+  for first, last in itertools.pairwise(sorted(edges)):
+    part = slice(first, last)
+    poses[part] = pose.from_global(poses_px[part], tables[speaker[first]])
   return poses
 
 

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from sdt_jax import audio, pose
+from sdt_jax import audio
 from sdt_jax.data import builder as clip_builder
-from sdt_jax.data import clip_store, pack, synthetic_speaker
+from sdt_jax.data import clip_store, synthetic_speaker
 from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
@@ -22,10 +21,9 @@ _CLIPS_PER_VIDEO = (_VIDEO_FRAMES - audio.CLIP_FRAMES) // _STRIDE + 1
 
 
 @dataclasses.dataclass
-class SyntheticConfig(tfds.core.BuilderConfig):
+class SyntheticSource(clip_builder.Source):
   """The speaker, and the number of clips in each split."""
 
-  speaker: str = ""
   num_clips: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -37,21 +35,17 @@ class Synthetic(clip_builder.ClipBuilder):
   """
 
   name = "synthetic"
-  builder_config: SyntheticConfig
-
-  @property
-  def speaker(self) -> str:
-    return self.builder_config.speaker
+  builder_config: SyntheticSource
 
   def num_clips(self, split: str) -> int:
-    return self.builder_config.num_clips[split]
+    return self.builder_config.num_clips.get(split, 0)
 
   def shards(self, split: str) -> list[clip_builder.Shard]:
     num_clips = self.num_clips(split)
     return [
       functools.partial(
         _video_clips,
-        self.speaker,
+        self.source.speaker,
         seed=2 * i + clip_builder.SPLITS.index(split),
         num_clips=min(_CLIPS_PER_VIDEO, num_clips - i * _CLIPS_PER_VIDEO),
       )
@@ -72,23 +66,15 @@ def _video_clips(speaker: str, seed: int, num_clips: int) -> Iterator[Example]:
   video = synthetic_speaker.perform(
     synthetic_speaker.make_speaker(speaker), seed, num_frames
   )
-  poses_px = pose.from_openpose(video.keypoints)
-  detected = pack.detected_points(video.keypoints)
-  for i in range(num_clips):
-    start = i * _STRIDE
-    frames = slice(start, start + audio.CLIP_FRAMES)
-    sound = video.audio[audio.num_samples(start) :]
-    yield {
-      "audio": audio.fit_to_frames(sound, audio.CLIP_FRAMES),
-      "poses": poses_px[frames],
-      "detected": detected[frames],
-      "clip_id": f"{speaker}/{seed}-{frames.start}-{frames.stop}",
-      "start": start,
-      "video": f"{speaker}/{seed}",
-      "template": video.template[frames],
-      "mouth_opening": video.mouth_opening[frames],
-      "prominence": video.prominence[frames],
-    }
+  return clip_builder.clips_of_video(
+    f"{speaker}/{seed}",
+    video.keypoints,
+    video.audio,
+    range(0, num_clips * _STRIDE, _STRIDE),
+    template=video.template,
+    mouth_opening=video.mouth_opening,
+    prominence=video.prominence,
+  )
 
 
 def choose_speaker(root: str, speaker: str) -> str:
@@ -112,28 +98,28 @@ def prepare(
   Args:
     speaker: any name; each name gives a different person.
     num_train_clips: number of training clips, at least 1.
-    num_dev_clips: number of dev clips, at least 1.
+    num_dev_clips: number of dev clips; 0 means no dev split.
     data_dir: folder for built data sets.
 
   Raises:
     UserError: the name is empty, there are no clips, or `data_dir` cannot be written.
   """
   num_clips = {"train": num_train_clips, "dev": num_dev_clips}
-  for split, number in num_clips.items():
-    if number < 1:
-      raise UserError(f"dataset.num_{split}_clips={number}: must be at least 1")
+  for (split, number), least in zip(num_clips.items(), (1, 0), strict=True):
+    if number < least:
+      raise UserError(f"dataset.num_{split}_clips={number}: must be at least {least}")
   if not speaker:
     raise UserError(
       "dataset.speaker='': give the synthetic speaker a name; any name works"
     )
-  config = SyntheticConfig(
+  source = SyntheticSource(
     name=clip_builder.folder_name(
       speaker, _fingerprint(speaker), num_train_clips, num_dev_clips
     ),
     speaker=speaker,
     num_clips=num_clips,
   )
-  return clip_builder.prepare(Synthetic, config, data_dir)
+  return clip_builder.prepare(Synthetic, source, data_dir)
 
 
 def _fingerprint(speaker: str) -> str:

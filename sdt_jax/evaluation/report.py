@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from sdt_jax import audio_file, cli, files, methods, workdir
 from sdt_jax import config as config_lib
 from sdt_jax.config import Config
+from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import probe
 from sdt_jax.evaluation import run as evaluation
@@ -288,6 +289,7 @@ def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
 def main() -> None:
   cli.config_file()
   folder = pathlib.Path(_OUTPUT_DIR.value)
+  _CONFIG.value.dataset.update(pipeline.resolve(_CONFIG.value.dataset))
   for row in (POSE_VAE, *LADDER):
     methods.check(row_config(_CONFIG.value, row, seed=0))
   setup.build_data(_CONFIG.value)  # fails early if the data is unusable

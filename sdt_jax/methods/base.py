@@ -196,9 +196,9 @@ def adam(
   if not weight_decay:
     return optimizer
 
-  def update(grads, state, params):
-    grads = optax.tree.add_scale(grads, weight_decay, params)
-    return optimizer.update(grads, state, params)
+  def update(updates, state, params=None):
+    updates = optax.tree.add_scale(updates, weight_decay, params)
+    return optimizer.update(updates, state, params)
 
   return optax.GradientTransformation(optimizer.init, update)
 

@@ -37,10 +37,11 @@ REGRESSION = {"l1": l1, "smooth_l1": smooth_l1, "mse": mse}
 """The regression losses by name."""
 
 
-def lips_only(poses: Poses) -> Poses:
-  """Poses whose joints other than the lips are 0, and have no gradient."""
+def lips_only(poses: jax.Array) -> jax.Array:
+  """Poses (..., joints) whose joints other than the lips are 0, without gradient."""
   lips = {*kp.FACE_CHAINS["outer_lip"], *kp.FACE_CHAINS["inner_lip"]}
-  return jnp.where([name in lips for name in kp.UPPER_BODY.names], poses, 0)
+  is_lip = np.array([name in lips for name in kp.UPPER_BODY.names])
+  return jnp.where(is_lip, poses, 0)
 
 
 def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:

@@ -199,7 +199,7 @@ def _joints(names: str) -> tuple[int, ...] | None:
   for name in filter(None, map(str.strip, names.split(","))):
     if name not in skeleton.parts and name not in skeleton.index:
       raise UserError(
-        f"config.discriminator.joints: {name!r} is neither a joint nor one of the parts "
+        f"config.discriminator.joints: {name!r} is not a joint, nor one of the parts "
         f"{', '.join(skeleton.parts)}"
       )
     chosen |= {skeleton.index[joint] for joint in skeleton.parts.get(name, (name,))}

@@ -113,7 +113,8 @@ def _with_config_of_resumed(argv: list[str]) -> list[str]:
     return argv
   at = names.index("resume") + 1
   value = argv[at].partition("=")[2] or "".join(argv[at + 1 : at + 2])
-  return [*argv, f"--config={_RESUMED_CONFIG}:{_split_resume(value)[0]}"]
+  config = f"--config={_RESUMED_CONFIG}:{_split_resume(value)[0]}"
+  return [argv[0], config, *argv[1:]]  # must come before --config.field=value
 
 
 def _is_of_resumed_config(argument: str) -> bool:

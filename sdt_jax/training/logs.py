@@ -30,6 +30,7 @@ from sdt_jax.config import Config, flatten
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_package_log = logging.getLogger("sdt_jax")
 _proto: Any = event_pb2  # its names are created at run time
 
 
@@ -109,7 +110,7 @@ class _TextFile(logging.FileHandler):
   def emit(self, record: logging.LogRecord) -> None:
     self._guard(super().emit, record)
 
-  def handleError(self, record: logging.LogRecord) -> None:
+  def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
     raise  # the exception that is being handled, for the guard
 
   def write(self, text: str) -> None:
@@ -187,7 +188,7 @@ class RunLog:
     self._text: _TextFile | None = None
     if path:
       self._text = _TextFile(path / workdir.LOG)
-      _log.parent.addHandler(self._text)
+      _package_log.addHandler(self._text)
     self.note(f"{title}, from step {start_step}\n{_describe_start(config)}")
     self._epoch_start = time.perf_counter()
     self._epoch_seconds: collections.deque[float] = collections.deque(maxlen=10)
@@ -260,7 +261,7 @@ class RunLog:
     }
     loss, clips = f"{means['loss']:.4f}", f"{speed['clips_per_s']:.0f}"
     self._bar.set_postfix(loss=loss, clips_per_s=clips)
-    rate = {"learning_rate": float(self._learning_rate(self._step - 1))}
+    rate = {"learning_rate": float(f"{self._learning_rate(self._step - 1):.6g}")}
     self._latest = means
     self.write(self._step, "train", means | rate | speed)
     self._pending = []
@@ -309,7 +310,7 @@ class RunLog:
   def close(self) -> None:
     self._bar.close()
     if self._text:
-      _log.parent.removeHandler(self._text)
+      _package_log.removeHandler(self._text)
       self._text.close()
     if self.board:
       self.board.close()
