@@ -6,6 +6,7 @@ runs the stages below. Each stage is a file and a command of its own with the sa
 flags. Stages whose inputs and parameters are unchanged are skipped.
 
     transcode   any video -> 1280x720 canvas, frame times, 16 kHz sound
+    frames      (with --save_frames) pictures at 15 frames/s
     keypoints   pictures -> OpenPose keypoints at exactly 15 frames/s, and their origin
     clean       rejects outliers by named rules (`rules`) and closes short gaps
     rescale     scales the shoulder width to that of the reference speaker
@@ -14,6 +15,7 @@ flags. Stages whose inputs and parameters are unchanged are skipped.
     statistics  mean and std of the train clips -> speaker.json
     report      summary of the results -> report.html
 
-`python -m data_prep.inspect` draws the skeleton over the source video. In an installed
-package the commands are `sdt-prepare` and `python -m sdt_jax.data_prep.<stage>`.
+`python -m data_prep.inspect` draws the skeleton over the source video, or shows clips
+of any data pack. In an installed package the commands are `sdt-prepare` and
+`python -m sdt_jax.data_prep.<stage>`.
 """

@@ -15,14 +15,14 @@ from .options import Options, command
 from .transcode import read_canvas
 from .workspace import Progress, Video
 
-_THRESHOLDS = rules.Thresholds()
+_DEFAULT = rules.Thresholds()
 
 
 def clean(
   keypoints: np.ndarray,
   origin: np.ndarray,
   box: rules.Box,
-  thresholds: rules.Thresholds = _THRESHOLDS,
+  thresholds: rules.Thresholds = _DEFAULT,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
   """Applies the rules, then closes gaps.
 
@@ -70,7 +70,7 @@ def _close_gaps(keypoints: np.ndarray, origin: np.ndarray, t: rules.Thresholds) 
 
 def _clean_video(options: Options, video: Video, progress: Progress) -> None:
   found = workspace.read_keypoints(video.folder / "keypoints.npz")
-  keypoints, origin, counts = clean(*found, read_canvas(video).box)
+  keypoints, origin, counts = clean(*found, read_canvas(video).box, options.thresholds)
   workspace.write_npz(video.folder / "clean.npz", keypoints=keypoints, origin=origin)
   workspace.write_json(video.folder / "clean.json", counts)
 
@@ -79,7 +79,7 @@ run = workspace.VideoStage(
   name="clean",
   previous="keypoints",
   outputs=("clean.npz", "clean.json"),
-  parameters=lambda *_: dataclasses.asdict(_THRESHOLDS),
+  parameters=lambda options, _: dataclasses.asdict(options.thresholds),
   work=_clean_video,
 ).run
 

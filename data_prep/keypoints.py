@@ -5,10 +5,12 @@ A backend detects the keypoints at the frame rate of the video. Writes `keypoint
 int8, see `detection.Origin`; and `keypoints.json`, the counts and notes of the backend.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sdt_jax import audio
-from . import mediapipe_env, rules, workspace
+from . import mediapipe_env, workspace
 from .detection import CONFIDENCE, Backend, Detection, Origin
 from .mediapipe_backend import MediaPipe
 from .openpose_backend import OpenPose
@@ -25,7 +27,12 @@ def backend(options: Options) -> Backend:
   if options.keypoints == "openpose":
     assert options.openpose_dir is not None  # checked by Options
     return OpenPose(options.openpose_dir)
-  return MediaPipe(options.mediapipe_env, rules.Thresholds())
+  return MediaPipe(options.mediapipe_env, options.thresholds)
+
+
+def frame_times(times: Sequence[float] | np.ndarray) -> np.ndarray:
+  """Times 0, 1/15, 2/15 ... s of the frames, up to the last of these (F,) times."""
+  return np.arange(int(times[-1] * audio.FPS + _SAME_TIME) + 1) / audio.FPS
 
 
 def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +48,7 @@ def to_grid(detection: Detection, times: np.ndarray) -> tuple[np.ndarray, np.nda
   Returns:
     keypoints (T, 3, joints) and origin (T, joints) up to the time of the last picture.
   """
-  grid = np.arange(int(times[-1] * audio.FPS + _SAME_TIME) + 1) / audio.FPS
+  grid = frame_times(times)
   count = detection.keypoints.shape[2]
   keypoints = np.zeros((len(grid), 3, count), np.float32)
   origin = np.zeros((len(grid), count), np.int8)

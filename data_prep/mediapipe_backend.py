@@ -52,7 +52,8 @@ class MediaPipe:
     self._thresholds = thresholds
 
   def parameters(self, video: Video) -> Any:
-    return ["mediapipe", mediapipe_env.version(), dataclasses.asdict(self._thresholds)]
+    thresholds = dataclasses.asdict(self._thresholds.of_hands())
+    return ["mediapipe", mediapipe_env.version(), thresholds]
 
   def detect(self, video: Video, progress: Progress) -> Detection:
     python = mediapipe_env.python_of(self._env)

@@ -8,10 +8,12 @@ returns a mask of what it rejects; missing points are never rejected.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
 
 SIDES = ("left", "right")
 USED = np.sort(kp.OPENPOSE.indices("neck", *kp.UPPER_BODY.names))
@@ -27,23 +29,71 @@ ARMS = kp.OPENPOSE.indices(
 )
 
 
+def _limit(default: Any, meaning: str) -> Any:
+  """A threshold; its meaning becomes the help of the flag."""
+  return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-  """Thresholds of all rules; lengths in shoulder widths."""
+  """Thresholds of all rules, each a flag; lengths in shoulder widths.
 
-  min_confidence: float = 0.05  # points below are missing
-  body_outside: float = 0.05  # distance beyond the border / size of the picture
-  spike: float = 0.35  # displacement that is reversed in the next frame
-  cut: float = 0.5  # movement of the neck in one frame: another shot or person
-  face_from_nose: float = 0.4  # from the nose tip of the face to the nose of the body
-  face_size: tuple[float, float] = (0.15, 1.2)  # diagonal of its bounding box
-  hand_from_wrist: float = 0.45
-  hand_size: tuple[float, float] = (0.2, 0.7)  # diagonal of its bounding box
-  hand_outside: float = 0.6  # share of its points outside the picture
-  hands_apart: float = 0.35  # with wrists closer than this, hands are not compared
-  hands_same: float = 0.15  # hands closer than this are one hand, found twice
-  gap_frames: int = 5  # at 15 frames/s; longer gaps are not closed
-  gap_travel: float = 1.0  # gaps over which a point moves farther are not closed
+  Raises:
+    UserError: a number is negative or NaN, or a range is empty.
+  """
+
+  min_confidence: float = _limit(0.05, "Points of lower confidence are missing.")
+  body_outside: float = _limit(
+    0.05, "How far outside the picture body points may be, as a share of its size."
+  )
+  spike: float = _limit(
+    0.35, "Rejects a body point or hand that jumps this far for a single frame."
+  )
+  cut: float = _limit(
+    0.5, "If the neck moves this far in one frame, another shot starts."
+  )
+  face_from_nose: float = _limit(
+    0.4, "Largest distance from the nose tip of the face to the nose of the body."
+  )
+  face_size: tuple[float, float] = _limit(
+    (0.15, 1.2), "LOW,HIGH: allowed diagonals of the bounding box of a face."
+  )
+  hand_from_wrist: float = _limit(0.45, "Largest distance of a hand from its wrist.")
+  hand_size: tuple[float, float] = _limit(
+    (0.2, 0.7), "LOW,HIGH: allowed diagonals of the bounding box of a hand."
+  )
+  hand_outside: float = _limit(
+    0.6, "Rejects a hand with a larger share of its points outside the picture."
+  )
+  hands_apart: float = _limit(
+    0.35, "Hands are compared with each other if their wrists are farther apart."
+  )
+  hands_same: float = _limit(
+    0.15, "Hands that are closer to each other are one hand, found twice."
+  )
+  gap_frames: int = _limit(5, "Longest gap that is closed, in frames at 15 frames/s.")
+  gap_travel: float = _limit(
+    1.0, "A gap over which a point moves farther is not closed."
+  )
+
+  def __post_init__(self) -> None:
+    for name, value in dataclasses.asdict(self).items():
+      if isinstance(value, tuple) and not 0 <= value[0] < value[1]:
+        text = ",".join(map(str, value))
+        raise UserError(f"--{name}={text}: expected LOW,HIGH with 0 <= LOW < HIGH")
+      if not isinstance(value, tuple) and not value >= 0:
+        raise UserError(f"--{name}={value}: must be at least 0")
+
+  def of_hands(self) -> "Thresholds":
+    """These thresholds where `reject_hands` uses them, the default elsewhere."""
+    return Thresholds(
+      spike=self.spike,
+      hand_from_wrist=self.hand_from_wrist,
+      hand_size=self.hand_size,
+      hand_outside=self.hand_outside,
+      hands_apart=self.hands_apart,
+      hands_same=self.hands_same,
+    )
 
 
 Box = tuple[int, int, int, int]  # x, y, width, height of the picture in the canvas

@@ -15,7 +15,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from sdt_jax import config, files
+from sdt_jax import config, files, original_names
 from sdt_jax.errors import UserError
 
 
@@ -89,8 +89,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(_resolve_config(argv))
   except (flags.Error, UserError) as e:
-    _exit_with_error(str(e))
+    _exit_with_error(original_names.answer(argv) or str(e))
   except Exception as e:  # errors raised by a config file; values of the wrong type
+    if answer := original_names.answer(argv):
+      _exit_with_error(answer)
     flag = next((a for a in argv if a.lstrip("-").startswith("config=")), "--config")
     if isinstance(e, KeyError) or isinstance(e.__context__, KeyError):
       _exit_with_error(
@@ -123,6 +125,8 @@ def _config_names() -> str:
 
 def _call(main: Callable[[], Any], argv: Sequence[str]) -> None:
   if argv[1:]:
+    if answer := original_names.answer(sys.argv):
+      _exit_with_error(answer)
     _exit_with_error(f"unexpected argument {argv[1]!r}; flags start with --")
   try:
     main()
@@ -142,6 +146,8 @@ def config_file() -> pathlib.Path:
   name = config_flags.get_config_filename(flags.FLAGS["config"])
   path = pathlib.Path(re.sub(r"(\.py):.*", r"\1", name))  # FILE.py:ARGUMENT
   if not path.is_file():
+    if answer := original_names.answer(sys.argv):
+      raise UserError(answer)
     raise UserError(f"--config={path}: no such file; use one of {_config_names()}")
   return path
 

@@ -186,7 +186,7 @@ STAGE = (
   "--openpose_dir=json"
 )
 NEW_STAGE = STAGE.replace("prepared", "new")
-INSPECT = "--root=prepared --speaker=eve --clip=talk --output=new.mp4"
+INSPECT = "--root=prepared --speaker=eve --clip=talk --output_dir=new"
 CSV = "packs/zoe/processed_137.csv"
 CLIP = "packs/zoe/clips/npz/talk-0.npz"
 STATE = "run/checkpoints/3/state"
@@ -404,7 +404,10 @@ DEMO_CASES = [
 IMPORT_CASES = [
   *each(f"{IMPORT} --", {
     "checkpoint=none.pth": "none.pth", "checkpoint=run": "run: is a folder",
-    "speaker=nobody": "'nobody' ... oliver",
+    "speaker=nobody": "'nobody' ... oliver ... --root=DATA",
+    "speaker=none.json": "--speaker=none.json ... speaker.json",
+    "speaker=run/config.json": "--speaker=run/config.json ... hierarchical",
+    "speaker=nobody --root=packs": "'nobody' ... zoe", "root=none": "none",
     "workdir=run": "--workdir=run ... another", "workdir=talk.wav/x": "talk.wav/x",
     "config=none.py": "none.py ... configs/",
     "config=tiny.py --config.template.size=9": "template.size ... 9",
@@ -456,6 +459,11 @@ PREP_CASES = [
     "videos=run": "--videos=run: holds no videos",
     "speaker=../eve": "--speaker='../eve'", "keypoints=alphapose": "alphapose",
     "split_by=day": "day", "workers=0": "--workers=0",
+    "skip_frames=-1": "--skip_frames=-1", "spike=-1": "--spike=-1.0",
+    "cut=nan": "--cut=nan", "gap_frames=x": "gap_frames",
+    "face_size=1": "--face_size=1 ... LOW,HIGH",
+    "hand_size=a,b": "--hand_size=a,b ... LOW,HIGH",
+    "hand_size=2,1": "--hand_size=2.0,1.0 ... LOW < HIGH",
     "root=talk.wav": "--root=talk.wav", "openpose_dir=none": "--openpose_dir=none",
   }),
   *VIDEO_CASES,
@@ -486,7 +494,11 @@ STATISTICS_CASES = [
 INSPECT_CASES = [
   *each(f"{INSPECT} --", {"clip=walk": "--clip=walk ... talk",
     "clip=talk-100-9999": "--clip=talk-100-9999",
-    "output=talk.wav/x.mp4": "talk.wav/x.mp4"}),
+    "output_dir=talk.wav": "--output_dir=talk.wav"}),
+  *each("--root=packs --", {"speaker=bob": "'bob' ... zoe",
+    "speaker=zoe --num_clips=0": "num_clips",
+    "speaker=zoe --clip=talk-9": "--clip=talk-9 ... talk-0"}),
+  *spoilt("--root=packs --speaker=zoe", {"talk-0 ... pose": [arrays(CLIP, pose=None)]}),
   *spoilt(INSPECT, {"clean.npz": [cut(f"{WORK}/clean.npz")],
     "video.mp4": [gone(f"{WORK}/video.mp4")],
     "audio.wav": [gone(f"{WORK}/audio.wav")]}),

@@ -1,6 +1,7 @@
 """From videos to a data pack, end to end, with OpenPose keypoints."""
 
 import csv
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -10,17 +11,30 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
+import packs
 import pytest
 import soundfile
 from data_prep_helpers import make_source, noise, options, person, write_video
 
-from data_prep import clips, inspect, media, mediapipe_env, prepare, rescale, workspace
+from data_prep import (
+  clips,
+  frames,
+  inspect,
+  media,
+  mediapipe_env,
+  prepare,
+  rescale,
+  rules,
+  workspace,
+)
 from data_prep.clean import clean
 from data_prep.detection import Detection, Origin
 from data_prep.keypoints import to_grid
+from data_prep.mediapipe_backend import MediaPipe
 from data_prep.options import Options
-from sdt_jax import audio, pose, speakers
+from sdt_jax import audio, audio_file, pose, speakers
 from sdt_jax import keypoints as kp
 from sdt_jax.data import pack
 from sdt_jax.errors import UserError
@@ -119,8 +133,10 @@ def test_the_report_covers_every_video_in_a_single_file(prepared):
 
 
 def test_inspect_shows_a_stretch(prepared, tmp_path):
-  video = tmp_path / "out.mp4"
-  inspect.inspect(prepared.root / "eve", "long talk, part [1]-10-40", video)
+  (video,) = inspect.inspect(
+    prepared.root, "eve", tmp_path, "long talk, part [1]-10-40"
+  )
+  assert video == tmp_path / "long talk, part [1]-10-40.mp4"
   pictures = [picture for _, picture in media.pictures(video)]
   assert len(pictures) == 30
   assert pictures[0].shape == (720, 1280, 3)
@@ -128,7 +144,85 @@ def test_inspect_shows_a_stretch(prepared, tmp_path):
   assert (green[..., 1] - green[..., 0] > 80).sum() > 500  # the skeleton
   for wrong, said in (("nobody", "videos: long talk"), ("short-0-99", "frames 0 to")):
     with pytest.raises(UserError, match=said):
-      inspect.inspect(prepared.root / "eve", wrong, video)
+      list(inspect.inspect(prepared.root, "eve", tmp_path, wrong))
+
+
+def test_inspect_shows_clips_of_any_pack(tmp_path):
+  packs.write_pack(tmp_path / "packs")
+  missing = packs.keypoints(0)
+  missing[:, :, kp.OPENPOSE.part("left_hand")] = 0
+  packs.write_clip(tmp_path / "packs/zoe/clips/npz/talk-0.npz", pose=missing)
+  root, out = tmp_path / "packs", tmp_path / "new" / "out"
+  shown = list(inspect.inspect(root, "zoe", out, num_clips=2))
+  assert shown == [out / "talk-0.mp4", out / "talk-4.mp4"]  # spread over the pack
+  for video in shown:
+    pictures = [picture.astype(int) for _, picture in media.pictures(video)]
+    assert len(pictures) == 64
+    blue = pictures[9][..., 2] - pictures[9][..., 0] > 60  # the left side
+    assert (blue.sum() < 6000) == (video.stem == "talk-0")
+    sound, heard = packs.sound(0), audio_file.load_audio(video)
+    assert heard.std() > 0.5 * sound.std()
+  (video,) = inspect.inspect(root, "zoe", out, "talk-3")
+  assert video.stem == "talk-3"
+
+
+def test_flags_of_rules_frames_and_start_reach_the_stages(tmp_path):
+  make_source(tmp_path, "a", frames=240)
+  opts = options(tmp_path)
+  prepare.run(opts)
+  work, before = opts.root / "eve" / "work", _times(opts.root / "eve" / "work")
+  flags = [f"--{name}={getattr(opts, name)}" for name in ("videos", "speaker", "root")]
+  flags += ["--keypoints=openpose", f"--openpose_dir={opts.openpose_dir}"]
+  command = [sys.executable, "-m", "data_prep.prepare", *flags]
+  more = ["--skip_frames=80", "--hand_size=0.1,inf", "--save_frames"]
+  subprocess.run([*command, *more], check=True, capture_output=True)
+  changed = {path for path, t in _times(work).items() if before.get(path) != t}
+  assert {path.removeprefix("a/").split(".")[0] for path in changed} == {
+    *("frames", "clean", "rescaled", "rescale", "clips")
+  }
+  rows = _csv(opts)
+  assert [int(row["start"]) for row in rows] == list(range(80, 177, 5))
+  saved = sorted((opts.root / "eve" / "frames" / "a").iterdir())
+  assert [p.name for p in saved] == [f"a_{i:06d}.jpg" for i in range(240)]
+  with np.load(opts.root / "eve" / rows[0]["pose_fn"]) as clip:
+    named = [opts.root / "eve" / name for name in clip["imgs"]]
+  assert named == saved[80:144]
+  for i in (0, 80, 239):  # the gray value of `write_video` is the number of the frame
+    centre = cv2.imread(str(saved[i]))[360, 640]
+    np.testing.assert_allclose(centre, 40 + i % 150, atol=3)
+  shutil.rmtree(saved[0].parent)  # they are made again
+  opts = dataclasses.replace(opts, save_frames=True)
+  frames.run(opts)
+  assert sorted(saved[0].parent.iterdir()) == saved
+  when = saved[0].stat().st_mtime_ns
+  frames.run(opts)
+  assert saved[0].stat().st_mtime_ns == when
+
+
+def test_the_document_lists_every_threshold():
+  text = (pathlib.Path(__file__).parents[1] / "docs/data_preparation.md").read_text()
+  for field in dataclasses.fields(rules.Thresholds):
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    row = f"| `--{field.name}` | {','.join(map(str, values))} | "
+    meaning = field.metadata["help"].removeprefix("LOW,HIGH: ").rstrip(".")
+    assert row + meaning[0].lower() + meaning[1:] + " |" in text
+
+
+@pytest.mark.parametrize(
+  ("change", "detects_again"),
+  [
+    ({"gap_frames": 9, "cut": 0.3, "face_size": (0.1, 2.0)}, False),
+    ({"hand_size": (0.1, 0.7)}, True),
+    ({"spike": 0.1}, True),
+  ],
+)
+def test_only_thresholds_of_hands_repeat_the_detection(tmp_path, change, detects_again):
+  def parameters(thresholds):
+    return MediaPipe(tmp_path, thresholds).parameters(None)
+
+  default, changed = rules.Thresholds(), rules.Thresholds(**change)
+  assert parameters(default)[-1] == dataclasses.asdict(default)  # as ever
+  assert (parameters(changed) != parameters(default)) == detects_again
 
 
 def _csv(opts):

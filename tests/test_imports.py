@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up; a module may import its own layer and those below it.
 LAYERS = (
   {"sdt_jax." + m for m in ("errors", "keypoints", "pose", "speakers", "audio")}
-  | {"sdt_jax." + m for m in ("audio_file", "files", "config", "workdir", "cli")},
+  | {"sdt_jax." + m for m in ("audio_file", "files", "config", "workdir", "cli")}
+  | {"sdt_jax.original_names"},
   {"sdt_jax.models"},
   {"sdt_jax.methods"},
   {"sdt_jax.templates", "sdt_jax.data"},

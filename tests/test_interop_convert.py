@@ -21,9 +21,9 @@ from sdt_jax import config as config_lib
 from sdt_jax import keypoints as kp
 from sdt_jax import methods, speakers, workdir
 from sdt_jax.errors import UserError
-from sdt_jax.interop import convert, names, original, torch_file, torch_zip
+from sdt_jax.interop import convert, kept, names, original, torch_file, torch_zip
 from sdt_jax.synthesis import demo, motion
-from sdt_jax.training import runs
+from sdt_jax.training import runs, setup
 
 EPOCH, STEP, CLIPS = 3, 30, 5
 KINDS = ("sdt_bp", "sdt_vae", "s2g", "pose2pose")
@@ -80,7 +80,7 @@ def content(folder) -> dict:
 
 def importing(content, tmp_path, **kwargs) -> list[str]:
   torch_zip.write(tmp_path / "a.pth", content)
-  kwargs = {"speaker_name": "oliver", "path": tmp_path / "run"} | kwargs
+  kwargs = {"speaker": "oliver", "path": tmp_path / "run"} | kwargs
   return convert.import_checkpoint(tmp_path / "a.pth", **kwargs)
 
 
@@ -89,8 +89,11 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
   run = runs.load(folder / kind)
   expected = random_state(small_config(kind))
   if kind == "sdt_vae":  # its templates are those of the pose VAE's file
-    bank = random_state(small_config("pose2pose")).bank["mean"]
-    expected = expected.replace(bank={"mean": bank})
+    vae = random_state(small_config("pose2pose"))
+    expected = expected.replace(bank={"mean": vae.bank["mean"]})
+    imported_too = runs.load_encoder(workdir.pose_vae(run.path, run.config), "")
+    assert_equal_trees(imported_too.state, vae)
+    assert imported_too.speaker.name == "oliver"
   assert (run.step, run.epoch) == (STEP, EPOCH)
   assert_equal_trees(run.state, expected)
   assert run.config.template.kind == small_config(kind).template.kind
@@ -180,6 +183,123 @@ def test_an_imported_pose_vae_gives_the_golden_codes(golden_run):
   assert golden.relative_error(decoded, recorded["decoded_eval"]) < 1e-4
   for ours, theirs in (("mean", "clip_code_mu"), ("log_var", "clip_code_logvar")):
     np.testing.assert_array_equal(run.state.bank[ours], golden.recipe(theirs, (10, 32)))
+
+
+# The first public version, whose models have parts that we only keep.
+
+
+def first_version(kind: str) -> dict:
+  """A checkpoint with the names and shapes of that version and random numbers."""
+  manifest = json.loads((golden.DATA / "sequence_manifest.json").read_text())
+  if kind == "sdt_bp":
+    manifest = {k: v for k, v in manifest.items() if not k.startswith("netD_code.")}
+    manifest = {"clips_code": [[CLIPS, 32], "float32"], **manifest}
+  rng = np.random.default_rng(0)
+
+  def draw(shape, dtype="float32"):
+    return np.asarray(1 + 9 * rng.random(shape, np.float32), dtype)
+
+  def adam(prefix: str, **settings) -> dict:
+    trained = [
+      shape
+      for name, (shape, _) in manifest.items()
+      if name.startswith(prefix) and not name.endswith(kept._NOT_TRAINED)
+    ]
+    state = {
+      i: {"step": STEP, "exp_avg": draw(shape), "exp_avg_sq": draw(shape)}
+      for i, shape in enumerate(trained)
+    }
+    group = {"lr": 1e-4, "betas": (0.9, 0.999), "params": list(range(len(trained)))}
+    return {"state": state, "param_groups": [settings | group]}
+
+  optimizers = {"optimizerG": "netG.", "optimizerD_code": "netD_code."}
+  if kind == "sdt_bp":
+    optimizers = {"optimizerG": "netG.", "optimizerClipCode": "clips_code"}
+  return {
+    "epoch": EPOCH,
+    "step": STEP,
+    "model_state_dict": {f"module.{k}": draw(*v) for k, v in manifest.items()},
+  } | {f"{name}_state_dict": adam(p, foreach=None) for name, p in optimizers.items()}
+
+
+@pytest.mark.parametrize("kind", ["sdt_bp", "sdt_vae"])
+def test_the_first_versions_sequence_model_comes_back_bit_for_bit(tmp_path, kind):
+  theirs, vae = first_version(kind), None
+  if kind == "sdt_vae":
+    vae, config = tmp_path / "vae.pth", small_config("pose2pose")
+    config.template.size = 32
+    torch_zip.write(vae, exported(config))
+  notes = importing(theirs, tmp_path, pose_vae=vae)
+  assert len(notes) == 2
+  assert "original.npz" in notes[1]
+  with np.load(tmp_path / "run" / kept.FILE_NAME, allow_pickle=False) as arrays:
+    assert "netG.code_mapper.blocks.7.bias" in arrays
+  convert.export_checkpoint(tmp_path / "run", tmp_path / "b.pth")
+  ours = torch_zip.read(tmp_path / "b.pth")
+  assert list(ours["model_state_dict"]) == list(theirs["model_state_dict"])
+  for content in (ours, theirs):
+    for name in list(content["model_state_dict"]):
+      if name.startswith(("module.pose_encoder.", "module.mel_transfm.")):
+        del content["model_state_dict"][name]  # another file's, and a constant
+      elif name.endswith("tracked") and "code" not in name:
+        del content["model_state_dict"][name]
+    for name in ("optimizerG_state_dict", "optimizerClipCode_state_dict"):
+      if name in content:  # the other settings are those of the run
+        [group] = content[name]["param_groups"]
+        content[name]["param_groups"] = group["params"]
+  test_torch_zip.assert_same(ours, theirs)
+
+
+def test_a_foreign_optimizer_of_the_sequence_model_is_not_kept(tmp_path):
+  content = first_version("sdt_bp")
+  group = {"params": [0]}
+  state = {0: {"exp_avg": np.ones(3, np.float32)}}
+  content["optimizerD_code_state_dict"] = {"state": state, "param_groups": [group]}
+  given = content["optimizerG_state_dict"]
+  given["state"][max(given["state"])]["exp_avg"] = ONE
+  notes = importing(content, tmp_path)
+  assert "optimizerD_code: not used" in notes
+  assert any(n.startswith("optimizerG: not an Adam of these") for n in notes)
+  convert.export_checkpoint(tmp_path / "run", tmp_path / "b.pth")
+  adam = torch_zip.read(tmp_path / "b.pth")["optimizerG_state_dict"]
+  ours, theirs = (a["param_groups"][0]["params"] for a in (adam, given))
+  assert ours == theirs  # else the original could not resume
+  assert not adam["state"]
+
+
+def test_a_group_norm_is_not_taken_for_a_batch_norm():
+  model = golden.state_dict("voice2pose_s2g_model")
+  assert original.kind(model) == "s2g"
+  config = config_lib.default()
+  assert original.config_fields(model, config)["generator.norm"] == "bn"
+  without = {k: v for k, v in model.items() if "running_" not in k}
+  without["clips_code"] = np.zeros((CLIPS, 32), np.float32)
+  assert original.kind(without) == "sdt_bp"
+  assert original.config_fields(without, config)["generator.norm"] == "gn16"
+  config.generator.norm = "gn8"
+  assert original.config_fields(without, config)["generator.norm"] == "gn8"
+
+
+# Speakers of one's own.
+
+
+def test_statistics_come_from_a_pack_or_a_file(content, tmp_path):
+  packs.write_pack(tmp_path / "packs", "train " * CLIPS + "dev")
+  config = small_config("sdt_bp")
+  config.dataset.data_dir = str(tmp_path / "data")
+  options = {"speaker": "zoe", "root": str(tmp_path / "packs"), "config": config}
+  importing(content, tmp_path, **options)
+  by_pack = runs.load(tmp_path / "run")
+  expected = setup.build_data(by_pack.config).statistics
+  assert speakers.to_json(by_pack.speaker) == speakers.to_json(expected)
+  assert workdir.read_clips(tmp_path / "run")[1] == "zoe/clips/npz/talk-1"
+  of_pack = tmp_path / "packs" / "zoe" / "speaker.json"  # as data_prep writes it
+  of_pack.write_text(json.dumps(speakers.to_json(by_pack.speaker)))
+  for i, file in enumerate([tmp_path / "run" / workdir.SPEAKER, of_pack]):
+    importing(content, tmp_path, speaker=str(file), path=tmp_path / f"by_file_{i}")
+    by_file = runs.load(tmp_path / f"by_file_{i}")
+    assert by_file.speaker.name == by_file.config.dataset.speaker == "zoe"
+    assert speakers.to_json(by_file.speaker) == speakers.to_json(by_pack.speaker)
 
 
 # Using imported runs.

@@ -1,6 +1,7 @@
 """Whole runs: a checkpoint file of the original -> a workdir, and back."""
 
 import contextlib
+import json
 import pathlib
 import shutil
 import tempfile
@@ -9,34 +10,38 @@ from collections.abc import Iterator
 from sdt_jax import config as config_lib
 from sdt_jax import methods, speakers, workdir
 from sdt_jax.config import Config
-from sdt_jax.data import pack
+from sdt_jax.data import pack, pipeline
 from sdt_jax.errors import UserError
-from sdt_jax.interop import original, torch_file, torch_zip
+from sdt_jax.interop import kept, original, torch_file, torch_zip
 from sdt_jax.interop.original import Original
 from sdt_jax.methods.base import Method
 from sdt_jax.methods.train_state import TrainState
-from sdt_jax.training import parallel, runs
+from sdt_jax.training import parallel, runs, setup
 from sdt_jax.training.checkpoints import Checkpoints
 
 
 def import_checkpoint(
   checkpoint: pathlib.Path,
-  speaker_name: str,
+  speaker: str,
   path: pathlib.Path,
   config: Config = None,
   pose_vae: pathlib.Path | None = None,
+  root: str = "",
 ) -> list[str]:
   """Writes the workdir that a training run would have left.
 
   Args:
     checkpoint: a .pth file of the original.
-    speaker_name: whose published statistics the model was trained with.
+    speaker: who the model was trained on: a published speaker, a speaker with a pack in
+      `root`, or a speaker.json file with the statistics.
     path: the workdir to make.
     config: of the run; None takes the experiment file that matches the checkpoint. The
       architecture must be that of the checkpoint. With `dataset.root` set, the training
       clips get their names from the pack there.
     pose_vae: .pth file of the pose VAE whose templates an SDT-VAE model was trained
-      with; only for such a model.
+      with; only for such a model. It becomes the run `pose_vae` in the workdir.
+    root: folder of data packs. The statistics are those that training on the pack of
+      the speaker would use, and `dataset.root` of the run becomes this folder.
 
   Returns:
     Messages for the user, one line each.
@@ -45,20 +50,62 @@ def import_checkpoint(
     UserError: a file, the speaker, the config or the folder cannot be used.
   """
   _check_empty(path)
-  speaker = speakers.published(speaker_name)
+  known = None if root else _statistics(speaker)
   content = _read(checkpoint)
   with _prefix_errors(checkpoint):
     kind = original.kind(content.model)
     config = _config(content, kind, config)
-  config.dataset.name, config.dataset.speaker = "speech2gesture", speaker_name
-  speaker.table(config.pose.hierarchical)  # raises if there is none of this form
+  config.dataset.name = "speech2gesture"
+  config.dataset.root = root or config.dataset.root
+  config.dataset.speaker = known.name if known else speaker
   method = methods.build(config, steps_per_epoch=1)
   bank = _external_bank(method, checkpoint, pose_vae)
   with _prefix_errors(checkpoint):
     state, notes = original.to_state(content, method, bank)
   clips = _clip_ids(config.dataset, state)
-  _write(path, config, speaker, state, content.epoch, clips)
+  known = known or _statistics_of_pack(config)
+  known.table(config.pose.hierarchical)  # raises if there is none of this form
+  _write(path, config, known, state, content, clips, pose_vae)
+  if content.kept:
+    notes.append(
+      f"sequence model: kept in {kept.FILE_NAME} and not used; export_torch writes it "
+      "unchanged"
+    )
   return [f"{kind}, epoch {content.epoch}, step {content.step}", *notes]
+
+
+def _statistics(speaker: str) -> speakers.Speaker:
+  """The statistics of a published speaker, or in a speaker.json.
+
+  A run's file contains a name and tables. That of a data pack contains only the tables;
+  its folder has the name of the speaker.
+  """
+  if not speaker.endswith(".json"):
+    try:
+      return speakers.published(speaker)
+    except UserError as e:
+      raise UserError(
+        f"--speaker: {e}; for another speaker, add --root=DATA, the folder of its "
+        "pack, or give a speaker.json"
+      ) from e
+  path = pathlib.Path(speaker)
+  try:
+    content = json.loads(path.read_text())
+    name, tables = content.get("name", path.absolute().parent.name), content
+    if "tables" in content:
+      tables = content["tables"]
+  except (OSError, ValueError, AttributeError, RecursionError) as e:
+    raise UserError(
+      f"--speaker={speaker}: not the statistics of a speaker ({e}); give the "
+      "speaker.json of a run or of a data pack"
+    ) from e
+  return speakers.from_json(str(name), tables, f"--speaker={speaker}")
+
+
+def _statistics_of_pack(config: Config) -> speakers.Speaker:
+  """The statistics that training on the pack would use; builds the data set."""
+  built = setup.build_data(config)
+  return pipeline.speaker_statistics(built, config.dataset.statistics)
 
 
 def _check_empty(path: pathlib.Path) -> None:
@@ -146,8 +193,9 @@ def _write(
   config: Config,
   speaker: speakers.Speaker,
   state: TrainState,
-  epoch: int,
+  content: Original,
   clip_ids: list[str],
+  pose_vae: pathlib.Path | None,
 ) -> None:
   """Writes the workdir under a temporary name, then renames it."""
   try:
@@ -160,9 +208,13 @@ def _write(
   try:
     workdir.create(unfinished, config, speaker, clip_ids)
     saved = Checkpoints(unfinished / workdir.CHECKPOINTS, config.checkpoint.best_metric)
-    meta = {"epoch": epoch, "num_clips": len(clip_ids)}
+    kept.write(unfinished, content.kept)
+    meta = {"epoch": content.epoch, "num_clips": len(clip_ids)}
     saved.save(parallel.replicate(state), meta, {})
     saved.close()
+    if pose_vae:
+      statistics = str(unfinished / workdir.SPEAKER)
+      import_checkpoint(pose_vae, statistics, unfinished / workdir.POSE_VAE)
     unfinished.chmod(0o755)  # mkdtemp makes it private
     unfinished.replace(path)
   except OSError as e:
@@ -195,7 +247,7 @@ def export_checkpoint(
   run = runs.load(path, step)
   vae = runs.load_encoder(pose_vae, "--pose_vae") if pose_vae else None
   content = original.from_state(
-    run.state, run.config, run.epoch, vae.state if vae else None
+    run.state, run.config, run.epoch, vae.state if vae else None, kept.read(path)
   )
   torch_zip.write(output, content)
   notes = [f"epoch {run.epoch}, step {run.step}"]

@@ -18,6 +18,7 @@ import numpy as np
 from sdt_jax import audio, methods
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
+from sdt_jax.interop import kept as kept_lib
 from sdt_jax.interop import names
 from sdt_jax.methods import base, train_state
 from sdt_jax.methods.base import Method
@@ -65,6 +66,7 @@ class Original(NamedTuple):
   step: int  # number of completed optimization steps
   model: State  # state dict, names without "module."
   optimizers: dict[str, Any]  # e.g. "optimizerG" -> state dict of a torch optimizer
+  kept: State  # what no method of ours has, see `kept`; not in the fields above
 
 
 def parse(content: Any) -> Original:
@@ -85,16 +87,13 @@ def parse(content: Any) -> Original:
   step: Any = content.get("step")
   if not all(isinstance(n, int) and 0 <= n < _MAX_COUNT for n in (epoch, step)):
     raise UserError(f"epoch is {epoch!r}, step {step!r}; expected two counts")
-  return Original(
-    epoch,
-    step,
-    {str(name).removeprefix(_PREFIX): array for name, array in model.items()},
-    {
-      key.removesuffix(_SUFFIX): value
-      for key, value in content.items()
-      if isinstance(key, str) and key.endswith(_SUFFIX) and value is not model
-    },
-  )
+  optimizers = {
+    key.removesuffix(_SUFFIX): value
+    for key, value in content.items()
+    if isinstance(key, str) and key.endswith(_SUFFIX) and value is not model
+  }
+  model = {str(name).removeprefix(_PREFIX): array for name, array in model.items()}
+  return Original(epoch, step, *kept_lib.take(model, optimizers))
 
 
 def kind(model: State) -> str:
@@ -122,7 +121,19 @@ def _has(model: State, prefix: str) -> bool:
 
 
 def _has_batch_norm(model: State) -> bool:
-  return "netG.unet.e0.norm.weight" in model
+  return "netG.unet.e0.norm.running_mean" in model
+
+
+def _norm(model: State, block: str, given: str) -> str:
+  """The norm of a block; `given` decides what a file does not contain.
+
+  That is which of the two instance norms, and the number of groups of a group norm.
+  """
+  if f"{block}.norm.running_mean" in model:
+    return "bn"
+  if f"{block}.norm.weight" in model:
+    return given if given.startswith("gn") else "gn16"  # as the original
+  return "in" if given == "in" else "in_star"
 
 
 def _audio_channels(model: State) -> tuple[int, ...]:
@@ -148,8 +159,8 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
 
   Args:
     model: state dict of the original.
-    config: decides what a file does not contain (the weight of the GAN, which of the
-      two instance norms).
+    config: decides what a file does not contain: the weight of the GAN, and what
+      `_norm` says.
 
   Returns:
     Field name -> value, for example "generator.channels" -> 256.
@@ -159,16 +170,16 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
       "experiment": methods.name_of("vae"),
       "generator.channels": _array(model, "ae.encoder.blocks.0.conv.weight").shape[0],
       "template.size": _array(model, "ae.encoder.blocks.6.conv.weight").shape[0] // 2,
+      "pose_vae.norm": _norm(model, "ae.encoder.blocks.1", config.pose_vae.norm),
     }
   size = _template_size(model)
   bank = model.get(_TEMPLATES)
   gan_weight = config.discriminator.weight or _GAN_WEIGHT
-  instance_norm = "in" if config.generator.norm == "in" else "in_star"
   fields = {
     "experiment": methods.name_of("generator"),
     "generator.channels": _array(model, "netG.unet.e1.conv.weight").shape[0],
     "generator.audio_channels": _audio_channels(model),
-    "generator.norm": "bn" if _has_batch_norm(model) else instance_norm,
+    "generator.norm": _norm(model, "netG.unet.e0", config.generator.norm),
     "template.kind": "bp" if bank is not None else "vae" if size else "none",
     "template.frame_wise": bank is not None and bank.ndim == 3,
     "discriminator.weight": gan_weight if _has(model, "netD_pose.") else 0.0,
@@ -310,7 +321,11 @@ def _our_layout(arrays: State, params, network: _Network | None):
 
 
 def from_state(
-  state: TrainState, config: Config, epoch: int, pose_vae: TrainState | None = None
+  state: TrainState,
+  config: Config,
+  epoch: int,
+  pose_vae: TrainState | None = None,
+  kept: State | None = None,
 ) -> dict[str, Any]:
   """The checkpoint that the original would have saved; inverse of `to_state`.
 
@@ -321,20 +336,23 @@ def from_state(
     pose_vae: state of a pose VAE; its encoder becomes the frozen `pose_encoder` that
       the original expects in checkpoints of gesture models. None gives untrained
       weights.
+    kept: what the imported checkpoint also had, see `kept.read`.
 
   Returns:
     Content for `torch_zip.write`.
   """
-  model = _rows_of(state) | _front_end()
+  kept = kept or {}
+  step, opt_states = int(state.step), cast(Any, state.opt_states)
+  model = _rows_of(state) | _front_end() | kept_lib.part(kept, kept_lib.CONSTANTS)
   for name in ("generator", "vae"):
     if name in state.params:
-      model |= _to_original(state, name)
+      model |= _with_counters(_to_original(state, name), step)
+  model |= kept_lib.part(kept, kept_lib.MAPPER)
   if "generator" in state.params:
-    model |= _pose_encoder(pose_vae)
+    model |= _with_counters(_pose_encoder(pose_vae), step)
   if "discriminator" in state.params:
-    model |= _to_original(state, "discriminator")
-  step, opt_states = int(state.step), cast(Any, state.opt_states)
-  model = _with_counters(model, step)
+    model |= _with_counters(_to_original(state, "discriminator"), step)
+  model |= kept_lib.part(kept, kept_lib.DISCRIMINATOR)
   content: dict[str, Any] = {
     "epoch": epoch,
     "step": step,
@@ -345,6 +363,7 @@ def from_state(
     hyperparameters = _hyperparameters(config, name, epoch)
     adam = _to_torch_adam(opt_states[name][0], network, hyperparameters)
     content[_optimizer(network) + _SUFFIX] = adam
+  kept_lib.add_optimizers(content, kept)
   return content
 
 
