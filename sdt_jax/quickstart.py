@@ -22,7 +22,7 @@ def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
   run = f"--workdir={workdir}"
   return [
     ("Train on the synthetic speaker", "train.py", "--config=configs/quick.py", run),
-    ("Evaluate on unseen clips", "eval.py", run),
+    ("Evaluate on unseen clips", "eval.py", run, "--save_videos=2"),
     (
       "Render a speech sample with four templates",
       "demo.py",
