@@ -5,6 +5,7 @@ container that it knows, and the first audio track of a video. Channels are aver
 FFmpeg's own downmix is louder by sqrt(2).
 """
 
+import contextlib
 import io
 import logging
 import math
@@ -17,6 +18,7 @@ import av
 import numpy as np
 import soxr
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
@@ -279,14 +281,34 @@ def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _has_sound(path: pathlib.Path) -> bool:
   """Whether the file opens as a container with an audio track."""
-  try:
-    with (
-      _File(str(path)) as file,
-      av.open(file, container_options=_OPEN_OPTIONS, **LENIENT) as container,
-    ):
-      return _audio_stream(container) is not None
-  except (FFmpegError, OSError, ValueError):
-    return False
+  with (
+    contextlib.suppress(FFmpegError, OSError, ValueError),
+    _opened(path) as container,
+  ):
+    return _audio_stream(container) is not None
+  return False
+
+
+def has_picture(path: pathlib.Path) -> bool:
+  """Whether the file is a video; the cover of an album is none."""
+  with (
+    contextlib.suppress(FFmpegError, OSError, ValueError),
+    _opened(path) as container,
+  ):
+    return any(
+      s.codec_context is not None and not s.disposition & Disposition.attached_pic
+      for s in container.streams.video
+    )
+  return False
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator:
+  with (
+    _File(str(path)) as file,
+    av.open(file, container_options=_OPEN_OPTIONS, **LENIENT) as container,
+  ):
+    yield container
 
 
 def _in_list(path: pathlib.Path) -> list[pathlib.Path]:

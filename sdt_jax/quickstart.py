@@ -55,7 +55,7 @@ def main() -> None:
   print(f"\nDone in {time.perf_counter() - start:.0f} s. The results:")
   print(f"  {demo}/sample_speech_0.mp4   (and _1, _2, _3) the video, with sound")
   print(f"  {demo}/sample_speech_0.png   its film strip")
-  print(f"  {demo}/sample_speech_overview.png   the four templates compared")
+  print(f"  {demo}/sample_speech_overview.mp4   the four templates compared (and .png)")
   print(f"  {scores}   metrics")
   print(f"  {_WORKDIR}/videos   prediction beside truth during training")
 

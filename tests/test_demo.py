@@ -13,7 +13,7 @@ import soundfile
 
 from sdt_jax import audio, exports, pose, speakers
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import demo
+from sdt_jax.synthesis import demo, video
 
 
 class StillModel:
@@ -81,6 +81,21 @@ def test_the_overview_video_shows_all_renderings_with_the_sound(tmp_path):
   assert cells[3].min() > 240  # three renderings leave the last cell empty
 
 
+def test_a_video_is_shown_beside_its_rendering(tmp_path):
+  reds = [np.full((64, 64, 3), (200, 0, 0), np.uint8)] * 8
+  sound = 0.1 * np.ones(8 * 16_000 // 15)
+  video.write_video(tmp_path / "talk.mp4", reds, audio=sound)
+  size = (640, 360)
+  demo.render_files(StillModel(), [tmp_path / "talk.mp4"], tmp_path / "out", size=size)
+  names = {p.name for p in (tmp_path / "out").iterdir()}
+  assert names == {"talk.mp4", "talk.npz", "talk.png", "talk_overview.mp4"}
+  with av.open(tmp_path / "out" / "talk_overview.mp4") as file:
+    frame = next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+  red, green, _ = frame[150, 160]
+  assert red > 180 > 20 > green
+  assert (frame[:320, 320:].min(-1) < 128).any()
+
+
 @pytest.mark.parametrize("text", ["mp4", "npz", "png", "png,mp4"])
 def test_only_the_outputs_that_are_asked_for_are_written(tmp_path, text):
   outputs = demo.parse_outputs(text)
@@ -108,9 +123,8 @@ def test_other_outputs_are_refused(text, complaint):
 def test_videos_have_the_size_that_is_asked_for(tmp_path):
   sounds = [_sound(tmp_path / "a.wav", 0.1)]
   size = demo.parse_size("320x642")
-  [path] = demo.render_files(
-    StillModel(), sounds, tmp_path / "out", size=size, scale=0.3
-  )
+  options = {"template": "0", "size": size, "scale": 0.3}
+  [path] = demo.render_files(StillModel(), sounds, tmp_path / "out", **options)
   with av.open(path) as file:
     frame = next(file.decode(video=0))
   assert (frame.width, frame.height) == (320, 642)

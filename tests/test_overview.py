@@ -5,7 +5,7 @@ import pytest
 from test_render import bounds, ink
 from test_render import poses_px as poses_px
 
-from sdt_jax.synthesis import overview
+from sdt_jax.synthesis import overview, video
 
 SIZE = (640, 360)
 
@@ -48,6 +48,29 @@ def test_every_frame_is_shown_once_and_in_order(poses_px, length):
   assert len(frames) == length
   left = [bounds(_cells(frame, 1, 2)[0][0])[0] for frame in frames]
   assert (np.diff(left) > 0).all()
+
+
+def test_a_recording_of_another_size_and_rate_is_shown_in_time(poses_px, tmp_path):
+  greys = [np.full((120, 90, 3), 4 * i, np.uint8) for i in range(60)]
+  video.write_video(tmp_path / "talk.mp4", greys, fps=30)  # 2 s, portrait
+  frames = list(
+    overview.grid_frames([poses_px[:45]], ["a"], SIZE, recording=tmp_path / "talk.mp4")
+  )
+  assert len(frames) == 45
+  recorded = [_cells(frame, 1, 2)[0][0][162, 160] for frame in frames]
+  expected = [4 * min(2 * i, 59) for i in range(45)]  # the last frame is held
+  np.testing.assert_allclose(np.mean(recorded, 1), expected, atol=12)
+  assert (_cells(frames[0], 1, 2)[0][0][:, :35] == 255).all()  # aspect ratio is kept
+
+
+def test_a_recording_that_cannot_be_read_is_left_out(poses_px, tmp_path, caplog):
+  (tmp_path / "talk.mp4").write_bytes(b"no video")
+  with caplog.at_level("INFO", "sdt_jax"):
+    motions = [poses_px[:1]] * 2
+    args = motions, ["a", "b"], SIZE
+    (frame,) = overview.grid_frames(*args, recording=tmp_path / "talk.mp4")
+  np.testing.assert_array_equal(frame, next(overview.grid_frames(*args)))
+  assert "talk.mp4: its picture cannot be read" in caplog.text
 
 
 def test_motions_of_different_length_are_refused(poses_px):

@@ -84,7 +84,8 @@ def render_files(
   (1, T, dims, joints) final poses, `condition_code` (1, D) the template) and
   `<stem>.png` (every 8th frame). With several samples, a number is appended to the
   stem; `<stem>_overview.mp4` shows all of them in a grid, and `<stem>_overview.png` one
-  below the other.
+  below the other. If the sound is that of a video, `<stem>_overview.mp4` also shows the
+  video, and is written for a single sample, too.
 
   Args:
     model: the trained model.
@@ -106,9 +107,12 @@ def render_files(
   chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
   titles = ["no template" if t is None else f"template {t.name}" for t in chosen]
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
-  grids = {}
-  if num_samples > 1:
-    grids = {path: output_dir / f"{path.stem}_overview" for path in sounds}
+  recordings = {path: path for path in sounds if audio_file.has_picture(path)}
+  grids = {
+    path: output_dir / f"{path.stem}_overview"
+    for path in sounds
+    if num_samples > 1 or path in recordings
+  }
   shown = [stem for path in sounds for stem in stems[path]] + list(grids.values())
   if "mp4" in outputs:
     _check_no_overwrite(sounds, shown)
@@ -125,7 +129,8 @@ def render_files(
           export(stem, poses_px)
         progress.update()
       if path in grids:
-        writer.write_overview(grids[path], renderings, titles, wave)
+        recording = recordings.get(path)
+        writer.write_overview(grids[path], renderings, titles, wave, recording)
         progress.update()
   ending = next(kind for kind in OUTPUTS if kind in outputs)
   paths = [_with_ending(stem, ending) for stem in shown]
@@ -209,11 +214,14 @@ class _Writer(NamedTuple):
     renderings: list[np.ndarray],
     titles: list[str],
     sound: np.ndarray,
+    recording: pathlib.Path | None,
   ) -> None:
     """Grid video and film strips of all renderings of a sound."""
     if "mp4" in self.outputs:
-      frames = overview.grid_frames(renderings, titles, self.size, self.scale)
+      frames = overview.grid_frames(
+        renderings, titles, self.size, self.scale, recording
+      )
       video.write_video(_with_ending(stem, "mp4"), frames, audio=sound)
-    if "png" in self.outputs:
+    if "png" in self.outputs and len(renderings) > 1:
       strips = render.motion_overview(renderings, titles)
       render.write_png(_with_ending(stem, "png"), strips)
