@@ -1,10 +1,13 @@
 """Reads audio files, and lists and folders of them, as 16 kHz mono.
 
-Only this module of `sdt_jax` decodes audio. PyAV reads any sample format in the common
-containers, and the first audio track of a video. Channels are averaged; FFmpeg's own
-downmix is louder by sqrt(2).
+Only this module of `sdt_jax` decodes audio. PyAV reads any sample format in any
+container that it knows, and the first audio track of a video. Channels are averaged;
+FFmpeg's own downmix is louder by sqrt(2).
 """
 
+import contextlib
+import io
+import logging
 import math
 import os
 import pathlib
@@ -15,6 +18,7 @@ import av
 import numpy as np
 import soxr
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
@@ -23,11 +27,15 @@ SUFFIXES = (
   *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif"),
   *(".webm", ".mp4", ".mov", ".mkv"),
 )
-"""Suffixes of the files taken from a folder; a file given by name may have any."""
+"""Suffixes of the files that are taken from a folder even if they cannot be read, so
+that a damaged one is an error. Other files are taken if they contain sound."""
 
-# The only demuxers that may open a file, whatever its name. By default, FFmpeg would
-# also decode text as ANSI art, and open the files that a playlist names.
-_CONTAINERS = "wav,w64,flac,mp3,ogg,aac,aiff,mov,matroska"
+# Any container is tried, except for scripts of a sound generator, which never end. No
+# protocol is allowed, so a playlist cannot open the files or addresses that it names.
+_OPEN_OPTIONS = {
+  "format_whitelist": ",".join(sorted(av.formats_available - {"sbg"})),
+  "protocol_whitelist": "",
+}
 
 # PyAV counts planes up to the first null pointer of an array of 8, so it reads beyond
 # the array if there are more than 7. Damaged AAC may claim dozens of channels.
@@ -35,6 +43,8 @@ _MAX_PLANES = 7
 # Metadata tags need not be Unicode. PyAV 19 accepts any and has removed this option.
 _OLD_AV = int(av.__version__.split(".")[0]) < 19
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD_AV else {}
+
+_log = logging.getLogger(__name__)
 
 _RATES_HZ = (1_000, 1_000_000)  # lowest and highest plausible sample rate
 
@@ -66,7 +76,7 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
   path = pathlib.Path(path)
   try:
     # PyAV gets the open file: FFmpeg would parse a path for protocols ("concat:").
-    with path.open("rb") as file:
+    with _File(str(path)) as file:
       if not file.read(1):
         raise UserError(f"{path}: is empty (0 bytes); copy it again")
       file.seek(0)
@@ -79,13 +89,26 @@ def read_audio(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
     raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
 
 
+class _File(io.FileIO):
+  """A file whose `seek` returns -1 on failure.
+
+  Demuxers seek beyond the start of damaged files; PyAV would print a traceback.
+  """
+
+  def seek(self, offset: int, whence: int = 0, /) -> int:
+    try:
+      return super().seek(offset, whence)
+    except OSError:
+      return -1
+
+
 def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
-  options = {"format_whitelist": _CONTAINERS}
-  with av.open(file, container_options=options, **LENIENT) as container:
-    if not container.streams.audio:
+  with av.open(file, container_options=_OPEN_OPTIONS, **LENIENT) as container:
+    stream = _audio_stream(container)
+    if stream is None:
       raise UserError(f"{path}: has no sound track; give a file with sound")
     blocks, rates = [], set()
-    for frame in decoded_frames(container, container.streams.audio[0]):
+    for frame in decoded_frames(container, stream):
       blocks.append(mono(frame))
       rates.add(frame.sample_rate)
   if not blocks:
@@ -96,6 +119,12 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
       "convert it to wav"
     )
   return np.concatenate(blocks), rates.pop()
+
+
+def _audio_stream(container):
+  """The first audio track that a decoder is known for, or None."""
+  tracks = (s for s in container.streams.audio if s.codec_context is not None)
+  return next(tracks, None)
 
 
 def decoded_frames(container, stream) -> Iterator:
@@ -207,7 +236,8 @@ def find_audio_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   Args:
     path: an audio file; a `.txt` list of them, one path per line, absolute or relative
       to the list's folder (blank lines and `#` comments are skipped); or a folder,
-      whose files with one of `SUFFIXES` are taken in alphabetical order.
+      whose files that contain sound, or have one of `SUFFIXES`, are taken in
+      alphabetical order; a log message names the others.
 
   Raises:
     UserError: `path` does not exist or contains no audio file, a line of the list is
@@ -239,14 +269,46 @@ def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     entries = sorted(folder.iterdir())
   except OSError as e:
     raise UserError(f"{folder}: cannot be read ({e.strerror or e})") from e
-  files = [
-    f
-    for f in entries
-    if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
-  ]
+  entries = [f for f in entries if f.is_file() and not f.name.startswith(".")]
+  files = [f for f in entries if f.suffix.lower() in SUFFIXES or _has_sound(f)]
   if not files:
-    raise UserError(f"{folder}: contains no sound files ({' '.join(SUFFIXES)})")
+    raise UserError(f"{folder}: contains no sound files ({len(entries)} other files)")
+  if skipped := [f.name for f in entries if f not in files]:
+    more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    _log.info("%s: skipped, no sound: %s%s", folder, ", ".join(skipped[:5]), more)
   return files
+
+
+def _has_sound(path: pathlib.Path) -> bool:
+  """Whether the file opens as a container with an audio track."""
+  with (
+    contextlib.suppress(FFmpegError, OSError, ValueError),
+    _opened(path) as container,
+  ):
+    return _audio_stream(container) is not None
+  return False
+
+
+def has_picture(path: pathlib.Path) -> bool:
+  """Whether the file is a video; the cover of an album is none."""
+  with (
+    contextlib.suppress(FFmpegError, OSError, ValueError),
+    _opened(path) as container,
+  ):
+    return any(
+      s.codec_context is not None and not s.disposition & Disposition.attached_pic
+      for s in container.streams.video
+    )
+  return False
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator:
+  with (
+    _File(str(path)) as file,
+    av.open(file, container_options=_OPEN_OPTIONS, **LENIENT) as container,
+  ):
+    yield container
 
 
 def _in_list(path: pathlib.Path) -> list[pathlib.Path]:

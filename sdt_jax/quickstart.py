@@ -22,7 +22,7 @@ def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
   run = f"--workdir={workdir}"
   return [
     ("Train on the synthetic speaker", "train.py", "--config=configs/quick.py", run),
-    ("Evaluate on unseen clips", "eval.py", run),
+    ("Evaluate on unseen clips", "eval.py", run, "--save_videos=2"),
     (
       "Render a speech sample with four templates",
       "demo.py",
@@ -55,7 +55,7 @@ def main() -> None:
   print(f"\nDone in {time.perf_counter() - start:.0f} s. The results:")
   print(f"  {demo}/sample_speech_0.mp4   (and _1, _2, _3) the video, with sound")
   print(f"  {demo}/sample_speech_0.png   its film strip")
-  print(f"  {demo}/sample_speech_overview.png   the four templates compared")
+  print(f"  {demo}/sample_speech_overview.mp4   the four templates compared (and .png)")
   print(f"  {scores}   metrics")
   print(f"  {_WORKDIR}/videos   prediction beside truth during training")
 

@@ -97,9 +97,22 @@ FORMATS = [
   ("mp4", "aac", None, True),
   ("mkv", "libmp3lame", None, True),
 ]
+RARER_FORMATS = [
+  ("avi", "pcm_s16le", None, True),
+  ("ts", "aac", "mpegts", True),
+  ("mpg", "mp2", "mpeg", True),
+  ("caf", "pcm_s16be", None, False),
+  ("au", "pcm_s16be", None, False),
+  ("flv", "aac", "flv", False),
+  ("ac3", "ac3", None, False),
+  ("3gp", "aac", None, True),
+  ("wv", "wavpack", None, False),
+]
 
 
-@pytest.mark.parametrize(("suffix", "codec", "container", "picture"), FORMATS)
+@pytest.mark.parametrize(
+  ("suffix", "codec", "container", "picture"), FORMATS + RARER_FORMATS
+)
 def test_codecs_give_the_mean_of_the_channels(
   tmp_path, suffix, codec, container, picture
 ):
@@ -132,9 +145,11 @@ def test_tags_need_not_be_unicode(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("suffix", "codec", "container", "picture"), FORMATS)
+@pytest.mark.parametrize(
+  ("suffix", "codec", "container", "picture"), FORMATS + RARER_FORMATS
+)
 def test_damaged_files_raise_only_user_errors(
-  tmp_path, suffix, codec, container, picture
+  tmp_path, suffix, codec, container, picture, capfd
 ):
   path = tmp_path / f"a.{suffix}"
   encode(path, tone(0.3)[None], 48_000, codec, container, picture)
@@ -146,6 +161,7 @@ def test_damaged_files_raise_only_user_errors(
     path.write_bytes(data.tobytes())
     with contextlib.suppress(UserError):
       load_audio(path)
+  assert capfd.readouterr() == ("", "")
 
 
 def test_resampling_keeps_a_tone():
@@ -223,7 +239,8 @@ NOT_SOUND = {
   "text": (b"To be, or not to be\n" * 100, "not a sound file"),
   "playlist": (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "not a sound file"),
   "noise": (np.random.default_rng(0).bytes(9999), "not a sound file"),
-  "picture": (png_bytes(), "not a sound file"),
+  "picture": (png_bytes(), "has no sound track"),
+  "generator script": (b"## x\na: 300+10/50\nNOW a\n", "not a sound file"),
   "header_only": (wav_bytes(tone(rate=16_000))[:30], "not a sound file"),
   "no_samples": (wav_bytes(np.zeros(0)), "contains no decodable sound"),
   "one_sample": (wav_bytes(np.zeros(1)), "shorter than half a frame"),
@@ -243,6 +260,23 @@ def test_files_without_sound_raise_an_error_with_the_path(
   # Because of the suffix, FFmpeg may take noise for a damaged mp3 without any sound.
   assert words in message or (suffix == ".mp3" and "no decodable sound" in message)
   assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["list.ffconcat", "list.m3u8", "list.wav"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "ffconcat version 1.0\nfile '{}'\n",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+  ],
+  ids=["ffconcat", "m3u8"],
+)
+def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch, name, text):
+  monkeypatch.chdir(tmp_path)
+  encode(tmp_path / "secret.ts", tone()[None], RATE, "aac", "mpegts")
+  for other in ("secret.ts", str(tmp_path / "secret.ts")):
+    (tmp_path / name).write_text(text.format(other))
+    assert "not a sound file" in line(load_audio, tmp_path / name)
 
 
 def test_a_video_without_sound_raises_an_error(tmp_path):
@@ -306,6 +340,22 @@ def test_a_file_is_found_as_itself_and_a_folder_gives_its_sound_files(tmp_path):
   (tmp_path / "folder.wav").mkdir()
   assert find_audio_files(tmp_path / "talk.strange") == [tmp_path / "talk.strange"]
   assert [f.name for f in find_audio_files(tmp_path)] == ["a.MP3", "b.wav"]
+
+
+def test_a_folder_is_searched_by_content_and_says_what_it_skips(tmp_path, caplog):
+  for suffix, *options in RARER_FORMATS[:5]:
+    encode(tmp_path / f"{suffix}.{suffix}", tone()[None], RATE, *options)
+  (tmp_path / "untitled").write_bytes(wav_bytes(tone(rate=16_000)))
+  (tmp_path / "damaged.wav").write_bytes(b"x")  # an error when it is read
+  (tmp_path / "notes.txt").write_text("not a sound\n" * 99)
+  (tmp_path / "strip.png").write_bytes(png_bytes())
+  np.savez(tmp_path / "poses.npz", a=np.arange(999))
+  with caplog.at_level("INFO", "sdt_jax.audio_file"):
+    found = {f.name for f in find_audio_files(tmp_path)}
+  sounds = {f"{f[0]}.{f[0]}" for f in RARER_FORMATS[:5]}
+  assert found == sounds | {"untitled", "damaged.wav"}
+  [message] = caplog.messages
+  assert message.endswith("skipped, no sound: notes.txt, poses.npz, strip.png")
 
 
 def test_a_list_gives_the_files_of_its_lines(tmp_path):

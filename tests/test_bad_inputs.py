@@ -328,7 +328,7 @@ EVAL_CASES = [
   *each(f"{EVAL} --", {
     "seed=x": "--seed=x", "step=7": "--step=7 ... latest, best, 3",
     "step=³": "--step=³", f"step={LONG}": "--step=999",
-    "split=test": "--split=test ... train, dev",
+    "split=test": "--split=test ... train, dev", "split=": "--split= ... train, dev",
     "template=99": "--template=99 ... 19", "template=³": "--template=³",
     f"template={LONG}": "=999", "template=encoder": "--pose_vae",
     "num_samples=0": "--num_samples=0", "save_videos=-1": "--save_videos=-1",
@@ -372,7 +372,12 @@ DEMO_CASES = [
     "audio=run": "run: contains no sound files",
     "output_dir=talk.wav/x": "--output_dir=talk.wav/x", "step=first": "--step=first",
     "workdir=vae": "vae ... pose VAE", "speaker=nobody": "'nobody' ... oliver",
-    "export=openpose,bvh": "'bvh' ... csv", "template=99": "--template=99 ... 0 to 19",
+    "export=openpose,bvh": "'bvh' ... csv", "outputs=": "--outputs=: is empty",
+    "outputs=mp4,gif": "--outputs=mp4,gif ... 'gif' ... mp4,npz,png",
+    "size=720": "--size=720 ... WIDTHxHEIGHT", "size=641x480": "--size ... 642x480",
+    "size=8x8": "--size=8x8 ... 64", "size=99999x99999": "--size=99999x99999 ... 7680",
+    "scale=0": "--scale=0", "scale=nan": "--scale=nan", "scale=big": "--scale=big",
+    "template=99": "--template=99 ... 0 to 19",
     "template=0:99": "--template=0:99", "template=best": "--template=best",
     f"template={LONG}": "--template=999",
     "template=none.npz": "none.npz: no such file",
@@ -398,7 +403,8 @@ DEMO_CASES = [
     "t.npz": [arrays("t.npz", template=np.array([_Bomb()])),
       both(arrays("t.npz", template=np.zeros(4)), cut("t.npz"))],
     "t.npz ... (1, 5) ... (4,)": [arrays("t.npz", template=np.zeros(5))],
-    "t.npz ... NaN": [arrays("t.npz", template=np.zeros(4) * np.nan)],
+    "t.npz ... NaN": [arrays("t.npz", template=np.zeros(4) * np.nan),
+      arrays("t.npz", condition_code=np.zeros(4) * np.nan)],
   }),
 ]
 IMPORT_CASES = [

@@ -6,13 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from sdt_jax import audio, exports, pose, speakers
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import demo
+from sdt_jax.synthesis import demo, video
 
 
 class StillModel:
@@ -22,13 +23,14 @@ class StillModel:
   at_once = 2
 
   def generate_many(self, sounds, codes, seed):
-    """The first coordinate is the template's, so a test can tell which was used."""
+    """The template's first number is the first coordinate, and scales the rest."""
     del seed
     table = speakers.published("oliver").hierarchical
     mean = pose.to_final(np.zeros_like(table.mean), table)
     poses_px = []
     for sound, code in zip(sounds, codes, strict=True):
       frames = np.repeat(mean[None], audio.num_frames(len(sound)), axis=0)
+      frames *= 1 + 0.1 * code[0]
       frames[:, 0, 0] = code[0]
       poses_px.append(frames)
     return poses_px
@@ -53,7 +55,106 @@ def test_several_samples_are_numbered_and_compared(tmp_path):
   sounds = [_sound(tmp_path / "a.wav")]
   demo.render_files(StillModel(), sounds, tmp_path / "out", **options)
   names = {p.name for p in (tmp_path / "out").iterdir()}
-  assert {"a_0.mp4", "a_1.npz", "a_1.csv", "a_overview.png"} <= names
+  assert names == {
+    *(f"a_{i}.{suffix}" for i in range(2) for suffix in ("mp4", "npz", "png", "csv")),
+    *("a_overview.mp4", "a_overview.png"),
+  }
+
+
+def test_the_overview_video_shows_all_renderings_with_the_sound(tmp_path):
+  sounds = [_sound(tmp_path / "a.wav", seconds=0.6)]
+  options = {"template": "0:2", "num_samples": 3, "size": (640, 360)}
+  written = demo.render_files(StillModel(), sounds, tmp_path / "out", **options)
+  assert written[-1].name == "a_overview.mp4"
+  with av.open(written[-1]) as file:
+    frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
+  with av.open(written[-1]) as file:
+    sound = np.concatenate([f.to_ndarray()[0] for f in file.decode(audio=0)])
+  assert np.shape(frames) == (9, 360, 640, 3)
+  assert len(sound) == pytest.approx(0.6 * 16_000, abs=1024)
+  assert np.abs(sound).max() > 0.005
+  frame = frames[-1].astype(int)
+  cells = [frame[y : y + 162, x : x + 320] for y in (0, 180) for x in (0, 320)]
+  for i, cell in enumerate(cells[:3]):
+    assert (cell < 128).any()
+    assert all(np.abs(cell - other).max() > 100 for other in cells[:i])
+  assert cells[3].min() > 240  # three renderings leave the last cell empty
+
+
+def test_a_video_is_shown_beside_its_rendering(tmp_path):
+  reds = [np.full((64, 64, 3), (200, 0, 0), np.uint8)] * 8
+  sound = 0.1 * np.ones(8 * 16_000 // 15)
+  video.write_video(tmp_path / "talk.mp4", reds, audio=sound)
+  size = (640, 360)
+  demo.render_files(StillModel(), [tmp_path / "talk.mp4"], tmp_path / "out", size=size)
+  names = {p.name for p in (tmp_path / "out").iterdir()}
+  assert names == {"talk.mp4", "talk.npz", "talk.png", "talk_overview.mp4"}
+  with av.open(tmp_path / "out" / "talk_overview.mp4") as file:
+    frame = next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+  red, green, _ = frame[150, 160]
+  assert red > 180 > 20 > green
+  assert (frame[:320, 320:].min(-1) < 128).any()
+
+
+@pytest.mark.parametrize("text", ["mp4", "npz", "png", "png,mp4"])
+def test_only_the_outputs_that_are_asked_for_are_written(tmp_path, text):
+  outputs = demo.parse_outputs(text)
+  demo.render_files(
+    StillModel(),
+    [_sound(tmp_path / "a.wav", 0.1)],
+    tmp_path / "out",
+    outputs=outputs,
+    num_samples=2,
+  )
+  expected = {f"a_{i}.{suffix}" for i in range(2) for suffix in outputs}
+  expected |= {f"a_overview.{suffix}" for suffix in {"mp4", "png"} & set(outputs)}
+  assert {p.name for p in (tmp_path / "out").iterdir()} == expected
+
+
+@pytest.mark.parametrize(
+  ("text", "complaint"),
+  [("", "is empty"), (" , ", "is empty"), ("mp4,gif", "unknown 'gif'")],
+)
+def test_other_outputs_are_refused(text, complaint):
+  with pytest.raises(UserError, match=f"--outputs={text}: {complaint}"):
+    demo.parse_outputs(text)
+
+
+def test_videos_have_the_size_that_is_asked_for(tmp_path):
+  sounds = [_sound(tmp_path / "a.wav", 0.1)]
+  size = demo.parse_size("320x642")
+  options = {"template": "0", "size": size, "scale": 0.3}
+  [path] = demo.render_files(StillModel(), sounds, tmp_path / "out", **options)
+  with av.open(path) as file:
+    frame = next(file.decode(video=0))
+  assert (frame.width, frame.height) == (320, 642)
+  shoulders = frame.to_ndarray(format="rgb24")[round(0.45 * 642)].min(-1)
+  drawn = np.flatnonzero(shoulders < 160)
+  assert drawn[-1] - drawn[0] == pytest.approx(0.3 * 316, abs=5)
+
+
+@pytest.mark.parametrize(
+  ("text", "complaint"),
+  [
+    *((text, "expected WIDTHxHEIGHT") for text in ("", "720", "1280*720", "-2x2")),
+    *((text, "expected WIDTHxHEIGHT") for text in ("axb", "999999x2", "1280x720x")),
+    *((text, "give sides of 64 to 7680 pixels") for text in ("62x720", "1280x7682")),
+    ("1281x721", "H.264 needs even sides; give 1282x722"),
+  ],
+)
+def test_other_sizes_are_refused(text, complaint):
+  with pytest.raises(UserError, match=complaint) as e:
+    demo.parse_size(text)
+  assert str(e.value).startswith(f"--size={text}: ")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-9, 1e9, float("nan"), float("inf")])
+def test_other_scales_are_refused_before_anything_is_written(tmp_path, scale):
+  with pytest.raises(UserError, match=r"--scale=.*: give 0\.01 to 100"):
+    demo.render_files(
+      StillModel(), [_sound(tmp_path / "a.wav")], tmp_path / "out", scale=scale
+    )
+  assert not (tmp_path / "out").exists()
 
 
 def test_every_rendering_is_that_of_its_sound_and_template(tmp_path):
@@ -63,13 +164,14 @@ def test_every_rendering_is_that_of_its_sound_and_template(tmp_path):
     StillModel(), sounds, tmp_path / "out", num_samples=2, template="0:2"
   )
   expected = [f"{name}_{i}.mp4" for name in seconds for i in range(2)]
+  expected += [f"{name}_overview.mp4" for name in seconds]
   assert [video.name for video in videos] == expected
   for (name, s), i in itertools.product(seconds.items(), range(2)):
     arrays = np.load(tmp_path / "out" / f"{name}_{i}.npz")
     poses_px = arrays["poses_pred_batch"][0]
     assert len(poses_px) == audio.num_frames(int(s * 16_000))
-    assert (poses_px[:, 0, 0] == arrays["template"][0, 0]).all()
-    np.testing.assert_array_equal(arrays["template"][0], StillModel.bank[2 * i])
+    assert (poses_px[:, 0, 0] == arrays["condition_code"][0, 0]).all()
+    np.testing.assert_array_equal(arrays["condition_code"][0], StillModel.bank[2 * i])
 
 
 def test_starting_a_demo_imports_nothing_that_it_can_do_without():
@@ -78,7 +180,8 @@ def test_starting_a_demo_imports_nothing_that_it_can_do_without():
     "from sdt_jax.synthesis import demo, generate;"
     "print(*(name for name in sys.argv[1:] if name in sys.modules))"
   )
-  heavy = "tensorflow_datasets grain numba librosa matplotlib tensorboardX clu scipy"
+  heavy = "tensorflow_datasets grain numba librosa matplotlib tensorboardX clu scipy "
+  heavy += "moviepy"
   result = subprocess.run(
     [sys.executable, "-c", check, *heavy.split()],
     cwd=pathlib.Path(__file__).parents[1],
@@ -97,6 +200,14 @@ def test_a_sound_is_never_overwritten(tmp_path):
   with pytest.raises(UserError, match=r"talk\.mp4 there is one of the sounds"):
     demo.render_files(StillModel(), [video], tmp_path / "videos")
   assert video.read_bytes() == before
+
+
+def test_a_sound_is_not_overwritten_by_an_overview_either(tmp_path):
+  sound = _sound(tmp_path / "talk.wav")
+  videos = demo.render_files(StillModel(), [sound], tmp_path / "out", num_samples=2)
+  sounds = [sound, videos[-1]]
+  with pytest.raises(UserError, match=r"talk_overview\.mp4 there is one of the sounds"):
+    demo.render_files(StillModel(), sounds, tmp_path / "out", num_samples=2)
 
 
 def test_nothing_is_written_if_one_sound_is_bad(tmp_path):

@@ -33,7 +33,7 @@ OWNERS = {
   "jax.experimental": {"sdt_jax.training.parallel", "sdt_jax.training.processes"},
   "orbax": {"sdt_jax.training.checkpoints"},
   "torch": {"sdt_jax.interop"},
-  "moviepy": set(),  # tensorboardX makes its videos with it
+  "moviepy": {"sdt_jax.synthesis.overview"},
   "cv2": {"sdt_jax.synthesis.render", "data_prep"},
   "av": {"sdt_jax.audio_file", "sdt_jax.synthesis.video", "data_prep"},
   "tensorflow_datasets": {"sdt_jax.data"},

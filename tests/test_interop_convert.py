@@ -320,7 +320,7 @@ def test_demo_renders_an_imported_model(folder, tmp_path):
   heard = write_wav(sound, seconds=3)
   (video,) = demo.render_files(model, [sound], tmp_path / "out", template="3")
   with np.load(tmp_path / "out" / "speech.npz", allow_pickle=False) as arrays:
-    poses, code = arrays["poses_pred_batch"], arrays["template"]
+    poses, code = arrays["poses_pred_batch"], arrays["condition_code"]
   expected = torch_file.read(folder / "sdt_bp.pth")["model_state_dict"]
   np.testing.assert_array_equal(code[0], expected["module.clips_code"][3])
   assert poses.shape == (1, 45, *kp.UPPER_BODY.shape)

@@ -96,7 +96,7 @@ def test_the_program_of_the_documentation_runs_alone(
   model = load_model(kind)
   arguments = [str(folder / f"{kind}.bin"), "sound.wav", "poses.npy"]
   if model.bank is not None:
-    np.savez(tmp_path / "demo.npz", template=model.bank[3:4])
+    np.savez(tmp_path / "demo.npz", condition_code=model.bank[3:4])
     arguments.append("demo.npz")
   command = [sys.executable, "-c", _ALONE, "run_gestures.py", *arguments]
   subprocess.run(command, cwd=tmp_path, check=True)

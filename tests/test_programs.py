@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
 def test_eval_writes_and_prints_scores(trained):
   assert "lip_sync" in programs.run("eval.py", f"--workdir={trained}", "--step=best")
   assert (trained / "eval_dev_2.json").exists()
+  assert len(list((trained / "eval_dev_2").glob("clip*.mp4"))) == 8
 
 
 @pytest.mark.slow
@@ -40,10 +41,11 @@ def test_demo_renders_each_sound_twice(trained, tmp_path):
   names = {p.name for p in tmp_path.iterdir()}
   suffixes = ("mp4", "npz", "png")
   assert names == {f"sample_speech_{i}.{s}" for i in range(2) for s in suffixes} | {
-    "sample_speech_overview.png"
+    "sample_speech_overview.mp4",
+    "sample_speech_overview.png",
   }
   with np.load(tmp_path / "sample_speech_0.npz", allow_pickle=False) as arrays:
-    poses, template = arrays["poses_pred_batch"], arrays["template"]
+    poses, template = arrays["poses_pred_batch"], arrays["condition_code"]
   assert poses.dtype == np.float32
   assert poses.shape == (1, poses.shape[1], *kp.UPPER_BODY.shape)
   assert template.shape == (1, 4)

@@ -170,6 +170,15 @@ def test_an_outlier_does_not_shrink_the_person(poses_px, wild):
   np.testing.assert_array_equal((left, top), bounds(draw(poses_px[0]))[:2])
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.85, 2.0])
+def test_a_given_scale_is_kept_whatever_the_size(poses_px, scale):
+  for size in ((1280, 720), (640, 360)):
+    frame = next(render.pose_frames(poses_px, size, scale))
+    canvas = blank(size[1], size[0])
+    render.draw_pose(canvas, poses_px[0], (size[0] / 2, size[1] * 0.45), scale)
+    np.testing.assert_array_equal(frame, canvas)
+
+
 def test_side_by_side_uses_the_same_scale(poses_px):
   frames = list(render.side_by_side_frames(poses_px, poses_px * 1.4))
   assert len(frames) == len(poses_px)

@@ -61,11 +61,19 @@ def test_a_single_blend_stands_in_the_middle():
 def test_a_file_gives_a_row_to_each_rendering_in_turn(tmp_path, shape):
   codes = np.random.default_rng(1).standard_normal(shape)
   path = tmp_path / "codes.npz"
-  np.savez_compressed(path, poses_pred_batch=np.zeros(3), template=codes)  # as demo.py
+  arrays = {"poses_pred_batch": np.zeros(3), "condition_code": codes}  # as demo.py
+  np.savez_compressed(path, **arrays)
   rows = codes.astype(np.float32).reshape(-1, *shape[1:] if len(shape) > 1 else shape)
   chosen = _codes(str(path), 5)
   np.testing.assert_array_equal(chosen, rows[np.arange(5) % len(rows)])
   assert len(set(_names(str(path), 5))) == len(rows)
+
+
+def test_files_of_older_versions_have_another_key(tmp_path):
+  np.savez(tmp_path / "old.npz", poses_pred_batch=np.zeros(3), template=BANK[3])
+  np.testing.assert_array_equal(_codes(str(tmp_path / "old.npz")), BANK[3:4])
+  np.savez(tmp_path / "both.npz", template=BANK[3], condition_code=BANK[4])
+  np.testing.assert_array_equal(_codes(str(tmp_path / "both.npz")), BANK[4:5])
 
 
 def test_a_model_without_templates_takes_random_only():
@@ -91,6 +99,7 @@ def test_other_specs_are_refused_by_name(spec, complaint):
   assert str(e.value).startswith(f"--template={spec.strip()}")
 
 
+@pytest.mark.parametrize("key", ["template", "condition_code"])
 @pytest.mark.parametrize(
   ("template", "complaint"),
   [
@@ -100,12 +109,12 @@ def test_other_specs_are_refused_by_name(spec, complaint):
     (np.array([1, 2, 3, np.inf]), "infinite"),
     (np.array(["a", "b", "c", "d"]), "has type <U1; give numbers"),
     (np.array([1, 2, 3, None]), "not a readable npz"),
-    (None, "has no template; found: code"),
+    (None, "has no condition_code; found: code"),
   ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, template, complaint):
+def test_arrays_that_do_not_fit_are_refused(tmp_path, template, complaint, key):
   path = tmp_path / "codes.npz"
-  np.savez(path, **({"code": BANK} if template is None else {"template": template}))
+  np.savez(path, **({"code": BANK} if template is None else {key: template}))
   with pytest.raises(UserError, match=complaint) as e:
     sources.choose(str(path), BANK, num_samples=2)
   assert str(path) in str(e.value)

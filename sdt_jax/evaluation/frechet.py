@@ -63,9 +63,11 @@ def ftd(
   """Frechet Template Distance between predicted and true clips.
 
   Args:
-    features_pred: (N, D) the pose VAE's means of the predicted clips, D = 32.
+    features_pred: (N, D) the pose VAE's means of the predicted clips, D = 32; or
+      (S, N, D) of S renderings of each. As in the authors' code, the Gaussians are then
+      fitted to all S * N predictions and to the truth repeated S times.
     features_true: (N, D) of the truth of the same clips, in the same order: the
-      bootstrap draws each clip together with its truth.
+      bootstrap draws each clip together with its renderings and its truth.
     seed: for the resampling.
 
   Raises:
@@ -73,18 +75,21 @@ def ftd(
 
   Source: Speech Drives Templates (ICCV 2021), section 4.1.
   """
-  features_pred, features_true = _checked(features_pred), _checked(features_true)
-  if features_pred.shape != features_true.shape:
+  if features_pred.shape[-2:] != features_true.shape:
     raise ValueError(f"{features_pred.shape} and {features_true.shape} are not paired")
+  num_clips, num_features = features_true.shape
+  features_pred = _checked(features_pred.reshape(-1, num_features))
+  copies = len(features_pred) // num_clips
+  features_true = _checked(np.tile(features_true, (copies, 1)))
   value = distance_of_clips(features_pred, features_true)
-  draws = metrics.bootstrap_draws(len(features_pred), seed)
+  draws = np.tile(metrics.bootstrap_draws(num_clips, seed), copies)
   # For thousands of small matrices on a busy machine, BLAS threads wait for each other
   # and take a hundred times as long as a single thread.
   with threadpoolctl.threadpool_limits(1, user_api="blas"):
     resampled = frechet_distance(
       *_resampled(features_pred, draws), *_resampled(features_true, draws)
     )
-  return metrics.estimate(value, resampled, len(features_pred))
+  return metrics.estimate(value, resampled, num_clips)
 
 
 def ftd_mu_logvar(
@@ -94,9 +99,9 @@ def ftd_mu_logvar(
   logvar_true: np.ndarray,
   seed: int = 0,
 ) -> Estimate:
-  """`ftd` on the VAE's means and log variances together: (N, 32) each, D = 64."""
+  """`ftd` on the VAE's means and log variances together: 32 numbers each, D = 64."""
   pred, truth = [mean_pred, logvar_pred], [mean_true, logvar_true]
-  return ftd(np.concatenate(pred, 1), np.concatenate(truth, 1), seed)
+  return ftd(np.concatenate(pred, -1), np.concatenate(truth, -1), seed)
 
 
 def _checked(features: np.ndarray) -> np.ndarray:

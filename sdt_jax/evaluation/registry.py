@@ -4,7 +4,7 @@ Formulas and sources are in the docstrings of `metrics` and `frechet`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -17,15 +17,15 @@ Better = Literal["lower", "higher", "like the truth"]
 
 
 class Motion(NamedTuple):
-  """Motion of N clips, and what is computed from it once for several metrics.
+  """S renderings of N clips, and what is computed from them for several metrics.
 
   Attributes:
-    poses_px: (N, T, dims, joints) final poses.
-    speeds: (N, bins) `metrics.hand_speed_histogram`.
-    codes: mean and log variance (N, D) from a pose VAE; None without one.
+    poses_px: final poses (N, T, dims, joints) of each rendering.
+    speeds: (S, N, bins) `metrics.hand_speed_histogram`.
+    codes: mean and log variance (S, N, D) from a pose VAE; None without one.
   """
 
-  poses_px: np.ndarray
+  poses_px: Sequence[np.ndarray]
   speeds: np.ndarray
   codes: tuple[np.ndarray, np.ndarray] | None
 
@@ -54,6 +54,7 @@ class Metric(NamedTuple):
     of_motion: poses_px -> (B,), traceable; the truth's is reported as `<name>_truth`.
     of_set: (motion, truth, sounds) -> value over all clips; None if it is undefined.
     label: in tables; "" for the name.
+    original: its name in the authors' code; "" if it is not there.
   """
 
   name: str
@@ -64,6 +65,7 @@ class Metric(NamedTuple):
   of_motion: Callable[[jax.Array], jax.Array] | None = None
   of_set: Callable[[Motion, Motion, Sounds], Estimate | None] | None = None
   label: str = ""
+  original: str = ""
 
   def title(self) -> str:
     """Label, unit and direction, for a table."""
@@ -73,33 +75,48 @@ class Metric(NamedTuple):
 
 
 def _beats(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
-  beats, weights = metrics.bc_ha2g(motion.poses_px, *sounds)
-  return metrics.summarize({"beats": beats}, {"beats": weights})["beats"]
+  renderings = [metrics.bc_ha2g(poses_px, *sounds) for poses_px in motion.poses_px]
+  beats, weights = (np.stack(arrays) for arrays in zip(*renderings, strict=True))
+  weight = weights.sum(0)
+  per_clip = (beats * weights).sum(0) / np.maximum(weight, 1)  # weights are counts
+  return metrics.summarize({"beats": per_clip}, {"beats": weight})["beats"]
 
 
 def _hellinger(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate:
-  return metrics.hellinger_speed(motion.speeds, truth.speeds)
+  return metrics.hellinger_speed(motion.speeds.sum(0), truth.speeds.sum(0))
 
 
 def _ftd(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
   if motion.codes and truth.codes:
-    return frechet.ftd(motion.codes[0], truth.codes[0])
+    return frechet.ftd(motion.codes[0], truth.codes[0][0])
 
 
 def _ftd_mu_logvar(motion: Motion, truth: Motion, sounds: Sounds) -> Estimate | None:
   if motion.codes and truth.codes:
-    return frechet.ftd_mu_logvar(*motion.codes, *truth.codes)
+    return frechet.ftd_mu_logvar(*motion.codes, *(code[0] for code in truth.codes))
 
 
 _LIKE: Better = "like the truth"
 _PCK = functools.partial(metrics.pck, alpha=0.2)
 
 METRICS = (
-  Metric("l2", "px", "lower", of_pair=metrics.l2, label="L2"),
+  Metric("l2", "px", "lower", of_pair=metrics.l2, label="L2", original="L2_dist"),
   Metric(
-    "l1_regression", "std", "lower", of_normalized=metrics.l1_regression, label="L1"
+    "l1_regression",
+    "std",
+    "lower",
+    of_normalized=metrics.l1_regression,
+    label="L1",
+    original="G_reg_loss",
   ),
-  Metric("lip_sync", "", "lower", of_pair=metrics.lip_sync, label="lip-sync error"),
+  Metric(
+    "lip_sync",
+    "",
+    "lower",
+    of_pair=metrics.lip_sync,
+    label="lip-sync error",
+    original="lip_sync_error_n",
+  ),
   Metric("pck@0.2", "", "higher", of_pair=_PCK, label="PCK@0.2"),
   Metric("lvd", "px/s", "lower", of_pair=metrics.lvd, label="LVD"),
   Metric(
@@ -110,11 +127,19 @@ METRICS = (
   Metric("bone_length_cv", "", _LIKE, of_motion=metrics.bone_length_cv),
   Metric("bc_ha2g", "", "higher", of_set=_beats, label="beat consistency"),
   Metric("hellinger_speed", "", "lower", of_set=_hellinger, label="Hellinger, hands"),
-  Metric("ftd", "", "lower", of_set=_ftd, label="FTD"),
+  Metric("ftd", "", "lower", of_set=_ftd, label="FTD", original="FGD_mu"),
   Metric(
-    "ftd_mu_logvar", "", "lower", of_set=_ftd_mu_logvar, label="FTD, mean+log var"
+    "ftd_mu_logvar",
+    "",
+    "lower",
+    of_set=_ftd_mu_logvar,
+    label="FTD, mean+log var",
+    original="FGD_mu_logvar",
   ),
 )
+
+ORIGINAL_NAMES = {m.name: m.original for m in METRICS if m.original}
+"""Name of a metric -> its name in the logs of the authors' code."""
 
 
 def per_clip(

@@ -4,24 +4,24 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from sdt_jax import files, workdir
+from sdt_jax.data import pipeline
 from sdt_jax.data.pipeline import Split
 from sdt_jax.errors import UserError
-from sdt_jax.evaluation import metrics, references, scoring
+from sdt_jax.evaluation import metrics, references, registry, scoring
 from sdt_jax.evaluation.evaluator import Evaluator
-from sdt_jax.evaluation.registry import Sounds
+from sdt_jax.evaluation.registry import Motion, Sounds
+from sdt_jax.synthesis import overview, render, video
 from sdt_jax.templates import sources
 from sdt_jax.training import runs, setup
-from sdt_jax.training.hooks import Sample
 from sdt_jax.training.runs import Run
-
-SampleWriter = Callable[[pathlib.Path, Sample], None]
 
 # Number of training clips whose arm speed is averaged.
 _MEAN_CHANGE_CLIPS = 512
@@ -40,14 +40,14 @@ class Options:
 
   Attributes:
     step: "latest", "best" or the number of a step.
-    split: "dev" or "train".
+    split: "train", "dev", or another split of the data.
     template: see `templates.sources`.
-    num_samples: renderings of each clip; the first is the one that is scored.
+    num_samples: renderings of each clip; all of them are scored.
     seed: for what is drawn at random.
     pose_vae: workdir of the pose VAE for FTD and the "encoder" templates; default: the
       one that the run's templates came from.
-    save_videos: number of clips to show beside their truth.
-    save_npz: whether to save the generated poses.
+    save_videos: number of clips to show beside their truth, spread over the split.
+    save_npz: whether to save the arrays of all clips; otherwise those of the videos.
   """
 
   step: str = "latest"
@@ -60,15 +60,14 @@ class Options:
   save_npz: bool = False
 
 
-def evaluate_run(
-  path: pathlib.Path, options: Options, write_sample: SampleWriter | None = None
-) -> pathlib.Path:
+def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
   """Scores a checkpoint, prints a table and writes `eval_<split>_<step>.json`.
+
+  The folder `eval_<split>_<step>` gets the videos and `poses.npz` (see `_save_arrays`).
 
   Args:
     path: the workdir.
     options: what to score.
-    write_sample: makes the videos that `options.save_videos` asks for.
 
   Returns:
     The JSON file.
@@ -79,20 +78,17 @@ def evaluate_run(
   run = runs.load(path, options.step)
   pose_vae = _pose_vae(run, options)
   built = setup.build_data(run.config)
-  if options.split not in built.sources:
-    known = ", ".join(built.sources)
-    raise UserError(f"--split={options.split}: expected one of {known}")
+  _check_split(options.split, built.sources)
   train, split = (
     Split(built.sources[name], run.table) for name in ("train", options.split)
   )
-  rows = np.arange(len(split))
-  truth_px = split.poses_px(rows)
-  poses_px = _generate(run, options, split, pose_vae, truth_px)
+  truth_px = split.poses_px(np.arange(len(split)))
+  chosen = _templates(run, options, pose_vae, truth_px)
   clips = scoring.Clips(truth_px, _beat_data(train, split), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
-  scores = scorer.score(poses_px[0])
+  model = scorer.score(_generate(run, split, chosen))
   others = {
-    name: scorer.score(poses)
+    name: scorer.score([poses]).scores
     for name, poses in _references(run, options.seed, train, split, truth_px).items()
   }
 
@@ -102,25 +98,42 @@ def evaluate_run(
     "epoch": run.epoch,
     "num_clips": len(split),
     **dataclasses.asdict(options),
-    "metrics": _to_json(scores),
+    "scored": _scored(len(split), options.num_samples),
+    "metrics": _to_json(model.scores),
     "references": {row: _to_json(row_scores) for row, row_scores in others.items()},
   }
   if options.num_samples > 1:
-    result["renderings"] = _renderings(scorer, poses_px)
-  if options.save_npz:
-    _save_poses(path / name, poses_px, truth_px)
-  for i in rows[: options.save_videos]:
-    assert write_sample is not None
-    [sound] = split.read(rows[i : i + 1])["audio"]
-    for s, poses in enumerate(poses_px):
-      write_sample(
-        path / name, Sample(f"clip{i:04d}_{s}", poses[i], truth_px[i], sound)
-      )
+    result["renderings"] = _renderings(model)
   workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
-  print(table({"model": scores, **others}))
+  print(f"{options.split} at step {run.step}: {result['scored']}")
+  print(table({"model": model.scores, **others}))
   if pose_vae is None:
     print(_WITHOUT_FTD)
+  shown = pipeline.spread_rows(len(split), options.save_videos)
+  saved = np.arange(len(split)) if options.save_npz else shown
+  if saved.size:
+    _save_arrays(path / name, split, saved, chosen, model.motion, scorer.truth)
+  _save_videos(path / name, split, shown, chosen, model.motion.poses_px, truth_px)
   return path / f"{name}.json"
+
+
+def _check_split(name: str, splits: Mapping[str, Sized]) -> None:
+  known = [split for split, clips in splits.items() if len(clips)]
+  if name not in known:
+    raise UserError(
+      f"--split={name}: the data has no clips of that split; it has {', '.join(known)}"
+    )
+
+
+def _scored(num_clips: int, num_samples: int) -> str:
+  """What the metrics are over."""
+  if num_samples == 1:
+    return f"every metric is over {num_clips} clips, one rendering each"
+  return (
+    f"every metric is over {num_clips} clips x {num_samples} renderings = "
+    f"{num_clips * num_samples}; the intervals resample clips, each with all its "
+    "renderings"
+  )
 
 
 def _pose_vae(run: Run, options: Options) -> Run | None:
@@ -141,18 +154,24 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
   return pose_vae
 
 
-def _generate(
-  run: Run, options: Options, split: Split, pose_vae: Run | None, truth_px: np.ndarray
-) -> list[np.ndarray]:
-  """Final poses (N, T, dims, joints) of each rendering."""
-  chosen = sources.choose(
+def _templates(
+  run: Run, options: Options, pose_vae: Run | None, truth_px: np.ndarray
+) -> list[sources.Chosen | None]:
+  """The templates of each rendering."""
+  return sources.choose(
     options.template,
     run.method.bank(run.state),
     num_samples=options.num_samples,
-    num_clips=len(split),
+    num_clips=len(truth_px),
     seed=options.seed,
     encode=lambda: _encoded(run, pose_vae, truth_px),
   )
+
+
+def _generate(
+  run: Run, split: Split, chosen: Sequence[sources.Chosen | None]
+) -> list[np.ndarray]:
+  """Final poses (N, T, dims, joints) of each rendering."""
   evaluator, rows = Evaluator(run.method, run.table, run.config), np.arange(len(split))
   return [
     evaluator.generate(run.state, split, templates and templates.codes, rows)
@@ -218,54 +237,111 @@ def _places(split: Split, num_frames: int) -> references.Places | None:
   return references.Places(videos, starts, [s + num_frames for s in starts])
 
 
-def _renderings(scorer: scoring.Scorer, poses_px: list[np.ndarray]) -> dict[str, Any]:
+def _renderings(model: scoring.Scored) -> dict[str, Any]:
   """Minimum, mean and maximum of each metric over renderings, mean over clips."""
-  values = [scorer.values(poses) for poses in poses_px]
   spread = {}
-  for name in values[0]:
-    per_clip = np.stack([v[name] for v in values])
+  for name, values in model.values.items():
     spread[name] = {
-      "min": float(per_clip.min(0).mean()),
-      "mean": float(per_clip.mean()),
-      "max": float(per_clip.max(0).mean()),
+      "min": float(values.min(0).mean()),
+      "mean": float(values.mean()),
+      "max": float(values.max(0).mean()),
     }
-  diversity = metrics.diversity_samples(jnp.stack(poses_px))
+  diversity = metrics.diversity_samples(jnp.stack(model.motion.poses_px))
   return spread | {"diversity_samples": {"mean": float(np.mean(diversity))}}
 
 
-def _save_poses(
-  folder: pathlib.Path, poses_px: list[np.ndarray], truth_px: np.ndarray
+def _save_arrays(
+  folder: pathlib.Path,
+  split: Split,
+  rows: np.ndarray,
+  chosen: Sequence[sources.Chosen | None],
+  motion: Motion,
+  truth: Motion,
 ) -> None:
+  """Writes `poses.npz`: arrays with the names of the authors' code, and `clip_ids`.
+
+  All have one row per rendering: first the first rendering of every clip in `rows`,
+  then the second. `condition_code` is left out for models without templates; `mu_` and
+  `logvar_` (the pose VAE's mean and log variance), without a pose VAE.
+  """
+  copies = len(chosen)
+
+  def repeated(per_clip: np.ndarray) -> np.ndarray:
+    return np.concatenate([per_clip[rows]] * copies)
+
+  arrays = {
+    "poses_pred_batch": np.concatenate(
+      [poses_px[rows] for poses_px in motion.poses_px]
+    ),
+    "poses_gt_batch": repeated(truth.poses_px[0]),
+    "clip_ids": np.array([split.clip_id(row) for row in rows] * copies),
+  }
+  if templates := [t.codes[rows] for t in chosen if t]:
+    arrays["condition_code"] = np.concatenate(templates)
+  if motion.codes and truth.codes:
+    for name, pred, true in zip(
+      ("mu", "logvar"), motion.codes, truth.codes, strict=True
+    ):
+      arrays[f"{name}_pred"] = np.concatenate(pred[:, rows])
+      arrays[f"{name}_gt"] = repeated(true[0])
   with files.replacing(folder / "poses.npz") as temporary:
-    np.savez_compressed(
-      temporary,
-      allow_pickle=False,
-      poses_pred_batch=np.concatenate(poses_px),
-      poses_gt_batch=truth_px,
-    )
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+
+def _save_videos(
+  folder: pathlib.Path,
+  split: Split,
+  rows: np.ndarray,
+  chosen: Sequence[sources.Chosen | None],
+  renderings: Sequence[np.ndarray],
+  truth_px: np.ndarray,
+) -> None:
+  """Writes `clip<row>.mp4`: all renderings of a clip beside the truth, with sound."""
+  titles = [f"{i}: {t.name if t else 'prediction'}" for i, t in enumerate(chosen)]
+  for row in tqdm.tqdm(rows, desc="rendering", unit="video", disable=not rows.size):
+    motions = [poses_px[row] for poses_px in (*renderings, truth_px)]
+    if len(renderings) == 1:
+      frames = render.side_by_side_frames(motions[0], motions[1])
+    else:
+      frames = overview.grid_frames(motions, [*titles, "truth"])
+    [sound] = split.read(np.array([row]))["audio"]
+    video.write_video(folder / f"clip{row:04d}.mp4", frames, audio=sound)
 
 
 def _to_json(scores: scoring.Scores) -> dict[str, Any]:
   def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no NaN
 
-  keys = ("value", "low", "high")
-  return {n: {k: finite(getattr(s, k)) for k in keys} for n, s in scores.items()}
+  entries = {}
+  for name, score in scores.items():
+    entries[name] = {k: finite(getattr(score, k)) for k in ("value", "low", "high")}
+    if name in registry.ORIGINAL_NAMES:
+      entries[name]["original"] = registry.ORIGINAL_NAMES[name]
+  return entries
 
 
 def table(rows: dict[str, scoring.Scores]) -> str:
-  """One line per metric, one column per entry of `rows`, the first with interval."""
+  """One line per metric, one column per entry of `rows`, the first with interval.
+
+  The last column is the metric's name in the logs of the authors' code.
+  """
   first, *others = rows
   widths = [max(len(name), 9) for name in others]
   head = "  ".join(f"{n:>{w}}" for n, w in zip(others, widths, strict=True))
-  lines = [f"{'metric':<20}  {first:>9}  {'95 % over clips':>20}  {head}"]
+  lines = [
+    f"{'metric':<20}  {first:>9}  {'95 % over clips':>20}  {head}  original's name"
+  ]
   for metric, score in rows[first].items():
     interval = f"{_short(score.low)} to {_short(score.high)}"
     cells = "  ".join(
       f"{_short(rows[n][metric].value):>{w}}"
       for n, w in zip(others, widths, strict=True)
     )
-    lines.append(f"{metric:<20}  {_short(score.value):>9}  {interval:>20}  {cells}")
+    original = registry.ORIGINAL_NAMES.get(metric, "")
+    line = (
+      f"{metric:<20}  {_short(score.value):>9}  {interval:>20}  {cells}  {original}"
+    )
+    lines.append(line.rstrip())
   return "\n".join(lines)
 
 

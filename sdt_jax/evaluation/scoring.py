@@ -1,7 +1,8 @@
 """Scores motions of the clips of a split, from a model or a reference."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,12 +33,29 @@ class Clips:
   table: pose.PoseTable
 
 
+class Scored(NamedTuple):
+  """Scores of S renderings of N clips.
+
+  Attributes:
+    scores: every metric over all renderings, with its interval over clips.
+    values: the metrics that are defined for a single clip: name -> (S, N).
+    motion: the renderings.
+  """
+
+  scores: Scores
+  values: dict[str, np.ndarray]
+  motion: Motion
+
+
 class Scorer:
   """Scores motions of these clips.
 
   Args:
     clips: what to score against.
     pose_vae: run of the pose VAE whose features FTD compares; None leaves FTD out.
+
+  Attributes:
+    truth: the true motion.
   """
 
   def __init__(self, clips: Clips, pose_vae: Run | None = None):
@@ -47,24 +65,34 @@ class Scorer:
       self._encode = encoder(pose_vae, clips.table.scale_factor)
     self._per_clip = jax.jit(registry.per_clip)
     self._speeds = jax.jit(metrics.hand_speed_histogram)
-    self._truth = self._motion(clips.truth_px)
+    self.truth = self._motion([clips.truth_px])
 
-  def values(self, poses_px: np.ndarray) -> dict[str, np.ndarray]:
+  def score(self, renderings: Sequence[np.ndarray]) -> Scored:
+    """Scores renderings of the clips, each (N, T, dims, joints) final poses.
+
+    The renderings of a clip stay together when clips are resampled for the intervals.
+    """
+    by_rendering = [self._values(poses_px) for poses_px in renderings]
+    values = {
+      name: np.stack([v[name] for v in by_rendering]) for name in by_rendering[0]
+    }
+    motion = self._motion(renderings)
+    scores = metrics.summarize({name: value.mean(0) for name, value in values.items()})
+    scores |= registry.over_clips(motion, self.truth, self._clips.sounds)
+    return Scored(scores, values, motion)
+
+  def _values(self, poses_px: np.ndarray) -> dict[str, np.ndarray]:
     """The metrics that are defined for a single clip: name -> (N,)."""
     pair = (poses_px, self._clips.truth_px)
     norm = [pose.from_final(poses, self._clips.table) for poses in pair]
     return in_chunks(self._per_clip, *pair, *norm)
 
-  def score(self, poses_px: np.ndarray) -> Scores:
-    """Every metric of (N, T, dims, joints) final poses, with its interval."""
-    scores = metrics.summarize(self.values(poses_px))
-    return scores | registry.over_clips(
-      self._motion(poses_px), self._truth, self._clips.sounds
-    )
-
-  def _motion(self, poses_px: np.ndarray) -> Motion:
-    codes = None if self._encode is None else self._encode(poses_px)
-    return Motion(poses_px, in_chunks(self._speeds, poses_px), codes)
+  def _motion(self, renderings: Sequence[np.ndarray]) -> Motion:
+    speeds = np.stack([in_chunks(self._speeds, poses_px) for poses_px in renderings])
+    if self._encode is None:
+      return Motion(renderings, speeds, None)
+    mean, log_var = zip(*map(self._encode, renderings), strict=True)
+    return Motion(renderings, speeds, (np.stack(mean), np.stack(log_var)))
 
 
 def encoder(

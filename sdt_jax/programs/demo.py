@@ -2,9 +2,11 @@
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
       [--step=latest|best|N] [--template=random|normal|INDEX|INDEX:INDEX|FILE.npz] \
-      [--num_samples=N] [--seed=N] [--speaker=NAME] [--export=openpose,pose2img,csv]
+      [--num_samples=N] [--seed=N] [--speaker=NAME] [--outputs=mp4,npz,png] \
+      [--size=1280x720] [--scale=FLOAT] [--export=openpose,pose2img,csv]
 
-For each sound: <stem>.mp4, <stem>.npz with the poses, <stem>.png with a film strip.
+For each sound: <stem>.mp4, <stem>.npz with the poses and the template, <stem>.png with
+a film strip; with several renderings also <stem>_overview.mp4 and .png, which show all.
 """
 
 import functools
@@ -28,6 +30,18 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bou
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker to animate; default: the one trained on."
 )
+_OUTPUTS = flags.DEFINE_string(
+  "outputs", "mp4,npz,png", "What to write for each rendering, comma-separated."
+)
+_SIZE = flags.DEFINE_string(
+  "size", "1280x720", "Width and height of the videos in pixels."
+)
+_SCALE = flags.DEFINE_float(
+  "scale",
+  None,
+  "Video pixels per pixel of the poses; default: HEIGHT / 720, or less if the motion "
+  "needs room.",
+)
 _EXPORT = flags.DEFINE_string(
   "export", "", "Formats to export to, comma-separated: openpose, pose2img, csv."
 )
@@ -43,18 +57,23 @@ def main() -> None:
   from sdt_jax.synthesis import demo
 
   kinds = exports.parse_kinds(_EXPORT.value)
+  outputs, size = demo.parse_outputs(_OUTPUTS.value), demo.parse_size(_SIZE.value)
+  demo.check_scale(_SCALE.value)
   model = sdt_jax.load(_WORKDIR.value, _STEP.value, _SPEAKER.value)
-  videos = demo.render_files(
+  written = demo.render_files(
     model,
     sounds,
     pathlib.Path(_OUTPUT_DIR.value),
     template=_TEMPLATE.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
+    outputs=outputs,
+    size=size,
+    scale=_SCALE.value,
     export=functools.partial(exports.export, kinds),
   )
-  for video in videos:
-    print(f"written: {video}")
+  for path in written:
+    print(f"written: {path}")
 
 
 def run() -> None:

@@ -5,7 +5,8 @@
       [--seed=N] [--save_videos=N] [--save_npz]
 
 Prints a table that compares the model with reference motions, and writes
-DIR/eval_<split>_<step>.json.
+DIR/eval_<split>_<step>.json. The folder of the same name gets videos of clips beside
+their truth, and poses.npz with their poses, templates and codes of the pose VAE.
 """
 
 import pathlib
@@ -16,24 +17,30 @@ from sdt_jax import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
-_SPLIT = flags.DEFINE_string("split", "dev", "Split of the data: dev or train.")
+_SPLIT = flags.DEFINE_string("split", "dev", "Split of the data: train, dev or test.")
 _POSE_VAE = flags.DEFINE_string("pose_vae", None, "Workdir of a pose VAE for FTD.")
 _TEMPLATE = flags.DEFINE_string(
   "template",
   "random",
   "random, normal, encoder (of the truth), INDEX, INDEX:INDEX or FILE.npz.",
 )
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each clip.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 1, "Renderings of each clip; all are scored."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SAVE_VIDEOS = flags.DEFINE_integer(
-  "save_videos", 0, "Number of clips to render next to the truth.", lower_bound=0
+  "save_videos",
+  8,
+  "Number of clips, spread over the split, to render next to the truth.",
+  lower_bound=0,
 )
-_SAVE_NPZ = flags.DEFINE_bool("save_npz", False, "Save the generated poses.")
+_SAVE_NPZ = flags.DEFINE_bool(
+  "save_npz", False, "Save poses.npz of all clips, not only of those with a video."
+)
 
 
 def main() -> None:
   from sdt_jax.evaluation import run
-  from sdt_jax.synthesis import samples
 
   options = run.Options(
     step=_STEP.value,
@@ -45,7 +52,7 @@ def main() -> None:
     save_videos=_SAVE_VIDEOS.value,
     save_npz=_SAVE_NPZ.value,
   )
-  path = run.evaluate_run(pathlib.Path(_WORKDIR.value), options, samples.write_sample)
+  path = run.evaluate_run(pathlib.Path(_WORKDIR.value), options)
   print(f"written: {path}")
 
 

@@ -1,19 +1,68 @@
 """Sound files -> videos, poses and film strips."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
 
 from sdt_jax import audio_file, files
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import render, video
+from sdt_jax.synthesis import overview, render, video
 from sdt_jax.synthesis.generate import GestureModel
 from sdt_jax.templates import sources
 
 Export = Callable[[pathlib.Path, np.ndarray], object]
 """Writes final poses (T, dims, joints) to files whose paths begin with a stem."""
+
+
+OUTPUTS = ("mp4", "npz", "png")
+
+_SIDES_PX = (64, 7680)  # shortest and longest side of a video
+_SCALES = (0.01, 100.0)
+
+
+def parse_outputs(text: str) -> tuple[str, ...]:
+  """The value of `--outputs`, for example "mp4,npz".
+
+  Raises:
+    UserError: it is empty, or one of them is unknown.
+  """
+  given = [name.strip() for name in text.split(",") if name.strip()]
+  unknown = [name for name in given if name not in OUTPUTS]
+  if unknown or not given:
+    wrong = f"unknown {unknown[0]!r}" if unknown else "is empty"
+    raise UserError(f"--outputs={text}: {wrong}; give some of {','.join(OUTPUTS)}")
+  return tuple(name for name in OUTPUTS if name in given)
+
+
+def parse_size(text: str) -> render.Size:
+  """The value of `--size`, for example "1280x720".
+
+  Raises:
+    UserError: it is not WIDTHxHEIGHT, is odd (H.264 needs even sides), or is too small
+      or too large.
+  """
+  match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+  if not match:
+    raise UserError(f"--size={text}: expected WIDTHxHEIGHT, for example 1280x720")
+  width, height = size = int(match[1]), int(match[2])
+  low, high = _SIDES_PX
+  if not all(low <= side <= high for side in size):
+    raise UserError(f"--size={text}: give sides of {low} to {high} pixels")
+  if width % 2 or height % 2:
+    even = f"{width + width % 2}x{height + height % 2}"
+    raise UserError(f"--size={text}: H.264 needs even sides; give {even}")
+  return size
+
+
+def check_scale(scale: float | None) -> None:
+  """Raises a UserError if this is no usable value of `--scale`."""
+  low, high = _SCALES
+  if scale is not None and not low <= scale <= high:  # also catches NaN
+    raise UserError(f"--scale={scale:g}: give {low:g} to {high:g}")
 
 
 def render_files(
@@ -24,49 +73,68 @@ def render_files(
   template: str = "random",
   num_samples: int = 1,
   seed: int = 0,
+  outputs: Collection[str] = OUTPUTS,
+  size: render.Size = render.NATURAL_SIZE,
+  scale: float | None = None,
   export: Export | None = None,
 ) -> list[pathlib.Path]:
   """Renders every sound, `num_samples` times.
 
   Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch`
-  (1, T, dims, joints) final poses, `template` (1, D)) and `<stem>.png` (every 8th
-  frame). With several samples, a number is appended to the stem, and
-  `<stem>_overview.png` shows all of them one below the other.
+  (1, T, dims, joints) final poses, `condition_code` (1, D) the template) and
+  `<stem>.png` (every 8th frame). With several samples, a number is appended to the
+  stem; `<stem>_overview.mp4` shows all of them in a grid, and `<stem>_overview.png` one
+  below the other. If the sound is that of a video, `<stem>_overview.mp4` also shows the
+  video, and is written for a single sample, too.
 
   Args:
     model: the trained model.
     sounds: sound files; their stems must differ.
     output_dir: created if it is missing.
     template, num_samples, seed: see `templates.sources.choose`.
+    outputs: which of `OUTPUTS` to write.
+    size: width and height of the videos.
+    scale: image pixels per pixel of the poses; default: see `render.framing`.
     export: also writes the motion, for example `exports.export`.
 
   Returns:
-    The videos.
+    The videos; without videos, the first of the outputs of each rendering.
 
   Raises:
     UserError: a sound, the template or the output folder cannot be used.
   """
+  check_scale(scale)
   chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
+  titles = ["no template" if t is None else f"template {t.name}" for t in chosen]
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
-  _check_no_overwrite(stems)
+  recordings = {path: path for path in sounds if audio_file.has_picture(path)}
+  grids = {
+    path: output_dir / f"{path.stem}_overview"
+    for path in sounds
+    if num_samples > 1 or path in recordings
+  }
+  shown = [stem for path in sounds for stem in stems[path]] + list(grids.values())
+  if "mp4" in outputs:
+    _check_no_overwrite(sounds, shown)
   # All are read once before anything is written, and again when they are rendered.
   lengths = {path: len(audio_file.load_audio(path)) for path in sounds}
   files.check_writable(output_dir, "--output_dir")
   longest_first = sorted(sounds, key=lengths.__getitem__, reverse=True)
-  with tqdm.tqdm(
-    total=len(sounds) * num_samples, desc="rendering", unit="video"
-  ) as progress:
+  writer = _Writer(outputs, size, scale)
+  with tqdm.tqdm(total=len(shown), desc="rendering", unit="video") as progress:
     for path, wave, renderings in _generate(model, longest_first, chosen, seed):
       for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
-        _write(stem, poses_px, wave, used)
+        writer.write(stem, poses_px, wave, used)
         if export:
           export(stem, poses_px)
         progress.update()
-      if num_samples > 1:
-        labels = ["no template" if t is None else f"template {t.name}" for t in chosen]
-        overview = render.motion_overview(renderings, labels)
-        render.write_png(output_dir / f"{path.stem}_overview.png", overview)
-  return [_mp4(stem) for path in sounds for stem in stems[path]]
+      if path in grids:
+        recording = recordings.get(path)
+        writer.write_overview(grids[path], renderings, titles, wave, recording)
+        progress.update()
+  ending = next(kind for kind in OUTPUTS if kind in outputs)
+  paths = [_with_ending(stem, ending) for stem in shown]
+  return [path for path in paths if path.exists()]
 
 
 def _generate(
@@ -96,32 +164,64 @@ def _stems(
   return [output_dir / f"{sound.stem}_{i}" for i in range(count)]
 
 
-def _check_no_overwrite(stems: dict[pathlib.Path, list[pathlib.Path]]) -> None:
+def _check_no_overwrite(
+  sounds: list[pathlib.Path], stems: Sequence[pathlib.Path]
+) -> None:
   """Raises a UserError if a video would overwrite one of the sounds."""
-  sounds = {sound.resolve() for sound in stems}
-  for stem in (stem for of_sound in stems.values() for stem in of_sound):
-    if _mp4(stem).resolve() in sounds:
+  read = {sound.resolve() for sound in sounds}
+  for video_path in (_with_ending(stem, "mp4") for stem in stems):
+    if video_path.resolve() in read:
       raise UserError(
-        f"--output_dir={stem.parent}: {_mp4(stem).name} there is one of the sounds and "
-        "would be overwritten; choose another folder"
+        f"--output_dir={video_path.parent}: {video_path.name} there is one of the "
+        "sounds and would be overwritten; choose another folder"
       )
 
 
-def _mp4(stem: pathlib.Path) -> pathlib.Path:
-  return stem.with_name(f"{stem.name}.mp4")
+def _with_ending(stem: pathlib.Path, ending: str) -> pathlib.Path:
+  return stem.with_name(f"{stem.name}.{ending}")
 
 
-def _write(
-  stem: pathlib.Path,
-  poses_px: np.ndarray,
-  sound: np.ndarray,
-  template: sources.Chosen | None,
-) -> None:
-  """Video, poses and film strip of one rendering."""
-  arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
-  if template:
-    arrays["template"] = template.codes
-  video.write_video(_mp4(stem), render.pose_frames(poses_px), audio=sound)
-  with files.replacing(stem.with_name(stem.name + ".npz")) as temporary:
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-  render.write_png(stem.with_name(stem.name + ".png"), render.film_strip(poses_px))
+class _Writer(NamedTuple):
+  """Writes the files of renderings; see `render_files`."""
+
+  outputs: Collection[str]
+  size: render.Size
+  scale: float | None
+
+  def write(
+    self,
+    stem: pathlib.Path,
+    poses_px: np.ndarray,
+    sound: np.ndarray,
+    template: sources.Chosen | None,
+  ) -> None:
+    """Video, poses and film strip of one rendering."""
+    if "mp4" in self.outputs:
+      frames = render.pose_frames(poses_px, self.size, self.scale)
+      video.write_video(_with_ending(stem, "mp4"), frames, audio=sound)
+    if "npz" in self.outputs:
+      arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
+      if template:
+        arrays["condition_code"] = template.codes
+      with files.replacing(_with_ending(stem, "npz")) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    if "png" in self.outputs:
+      render.write_png(_with_ending(stem, "png"), render.film_strip(poses_px))
+
+  def write_overview(
+    self,
+    stem: pathlib.Path,
+    renderings: list[np.ndarray],
+    titles: list[str],
+    sound: np.ndarray,
+    recording: pathlib.Path | None,
+  ) -> None:
+    """Grid video and film strips of all renderings of a sound."""
+    if "mp4" in self.outputs:
+      frames = overview.grid_frames(
+        renderings, titles, self.size, self.scale, recording
+      )
+      video.write_video(_with_ending(stem, "mp4"), frames, audio=sound)
+    if "png" in self.outputs and len(renderings) > 1:
+      strips = render.motion_overview(renderings, titles)
+      render.write_png(_with_ending(stem, "png"), strips)

@@ -61,6 +61,7 @@ _SHIFT = 4  # OpenCV takes integer coordinates, in units of 2 ** -_SHIFT pixels
 _FARTHEST_PX = 10_000.0  # outside of any image, but within OpenCV's integer range
 
 # Framing, in pixels at the common size.
+NATURAL_SIZE: Size = (1280, 720)
 _NATURAL_HEIGHT = 720  # height of an image that shows final poses at scale 1
 _NECK_HEIGHT = 0.45  # from the top, as a fraction of the image height
 _MARGIN_PX = 28.0
@@ -209,40 +210,58 @@ def _extent(poses_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return low - (0, _CROWN_PX), high
 
 
-def _framing(poses_px: np.ndarray, size: Size) -> tuple[np.ndarray, float]:
-  """Position of the neck, and scale: natural, or smaller if the motion needs room."""
+def framing(
+  poses_px: np.ndarray, size: Size, scale: float | None = None
+) -> tuple[np.ndarray, float]:
+  """Position of the neck, and scale, with which `pose_frame` shows a motion.
+
+  Args:
+    poses_px: (..., dims, joints) final poses.
+    size: width and height of the image.
+    scale: image pixels per pixel of the poses; default: height / 720, or less if the
+      motion needs room.
+  """
   neck = np.array([size[0] / 2, size[1] * _NECK_HEIGHT])
-  scale = size[1] / _NATURAL_HEIGHT
-  margin = _MARGIN_PX * scale
+  if scale is not None:
+    return neck, scale
+  natural = size[1] / _NATURAL_HEIGHT
   low, high = _extent(poses_px)
   reach = np.concatenate([-low, high])
-  room = np.concatenate([neck, size - neck]) - margin
-  return neck, float(min(scale, *(room / np.maximum(reach, 1))))
+  room = np.concatenate([neck, size - neck]) - _MARGIN_PX * natural
+  return neck, float(min(natural, *(room / np.maximum(reach, 1))))
 
 
-def pose_frames(poses_px: np.ndarray, size: Size = (1280, 720)) -> Iterator[np.ndarray]:
+def pose_frame(
+  pose_px: np.ndarray, size: Size, neck_px: np.ndarray, scale: float
+) -> np.ndarray:
+  """Image (height, width, 3) of a pose; `framing` gives the neck and the scale."""
+  frame = _blank(size)
+  draw_pose(frame, pose_px, neck_px, scale)
+  return frame
+
+
+def pose_frames(
+  poses_px: np.ndarray, size: Size = NATURAL_SIZE, scale: float | None = None
+) -> Iterator[np.ndarray]:
   """Draws the frames of a clip, all with the same framing.
 
   Args:
     poses_px: (T, dims, joints) final poses.
-    size: width and height of the images.
+    size, scale: see `framing`.
 
   Yields:
     (height, width, 3) uint8 RGB; the arrays share no memory.
   """
-  neck, scale = _framing(poses_px, size)
-  background = _blank(size)
+  neck, scale = framing(poses_px, size, scale)
   for pose_px in poses_px:
-    frame = background.copy()
-    draw_pose(frame, pose_px, neck, scale)
-    yield frame
+    yield pose_frame(pose_px, size, neck, scale)
 
 
 def side_by_side_frames(
   poses_px: np.ndarray,
   truth_px: np.ndarray,
   labels: tuple[str, str] = ("prediction", "truth"),
-  size: Size = (1280, 720),
+  size: Size = NATURAL_SIZE,
 ) -> Iterator[np.ndarray]:
   """Draws two clips side by side, at the same scale, with labels.
 
@@ -256,7 +275,7 @@ def side_by_side_frames(
     (height, width, 3) uint8 RGB; the arrays share no memory.
   """
   half = size[0] // 2
-  neck, scale = _framing(np.stack([poses_px, truth_px]), (half, size[1]))
+  neck, scale = framing(np.stack([poses_px, truth_px]), (half, size[1]))
   background = _blank(size)
   background[:, half] = _COLORS["faint"]
   for x, label in zip((half // 2, half + half // 2), labels, strict=True):

@@ -5,15 +5,17 @@ normal     standard normal numbers, drawn with the seed
 encoder    the pose VAE's mean of the true poses (evaluation only)
 7          row 7 of the bank
 7:12       a blend: from row 7 to row 12 over the renderings
-FILE.npz   array `template`: (D,) or (S, D) for S renderings, or (S, T, D) for
-           templates that change over time
+FILE.npz   array `condition_code`: (D,) or (S, D) for S renderings, or (S, T, D) for
+           templates that change over time; demo.py and eval.py write such files
 
 Demo, evaluation and validation all call `choose`. A new source is one function and one
 line in `SOURCES`.
 """
 
+import contextlib
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -194,24 +196,33 @@ def _row(text: str, request: Request) -> int:
 
 
 def _read(path: pathlib.Path, size: int) -> np.ndarray:
-  """Array `template` of a file, one row for each rendering."""
+  """The templates in a file, one row for each rendering."""
+  key = _key(path)
   try:
-    array = files.read_arrays(path, "template")["template"]
+    array = files.read_arrays(path, key)[key]
   except UserError as e:
     raise UserError(f"--template={e}") from e
   if array.dtype.kind not in "fiu":
-    raise UserError(
-      f"--template={path}: 'template' has type {array.dtype}; give numbers"
-    )
+    raise UserError(f"--template={path}: {key!r} has type {array.dtype}; give numbers")
   with np.errstate(over="ignore"):  # infinite numbers are refused below
     codes = array.astype(np.float32)
   if codes.ndim == 1:
     codes = codes[None]
   if codes.ndim not in (2, 3) or codes.shape[-1] != size or not codes.size:
     raise UserError(
-      f"--template={path}: 'template' has shape {codes.shape}, expected ({size},), "
+      f"--template={path}: {key!r} has shape {codes.shape}, expected ({size},), "
       f"(renderings, {size}) or (renderings, frames, {size})"
     )
   if not np.isfinite(codes).all():
-    raise UserError(f"--template={path}: 'template' contains NaN or infinite numbers")
+    raise UserError(f"--template={path}: {key!r} contains NaN or infinite numbers")
   return codes
+
+
+def _key(path: pathlib.Path) -> str:
+  """Name of the array: `condition_code`, or `template` in files of older versions."""
+  with contextlib.suppress(Exception):  # `read_arrays` reports what is wrong
+    with zipfile.ZipFile(path) as archive:
+      names = archive.namelist()
+    if "condition_code.npy" not in names and "template.npy" in names:
+      return "template"
+  return "condition_code"
