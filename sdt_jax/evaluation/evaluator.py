@@ -10,7 +10,7 @@ import numpy as np
 from sdt_jax import pose
 from sdt_jax.config import Config
 from sdt_jax.data import pipeline
-from sdt_jax.evaluation import frechet, metrics, registry
+from sdt_jax.evaluation import frechet, metrics, registry, scoring
 from sdt_jax.methods import base
 from sdt_jax.methods.base import Batch, Method, Metrics
 from sdt_jax.methods.train_state import TrainState
@@ -151,7 +151,8 @@ def _generate_and_score(
   )
   scores = _scores(poses_px, truth_px, poses_norm, truth_norm)
   if pose_vae and vae_state:
-    scores["codes"] = encode_final(pose_vae, vae_state, poses_px, table.scale_factor)
+    codes = scoring.encode_final(pose_vae, vae_state, poses_px, table.scale_factor)
+    scores["codes"] = jnp.stack(codes, axis=1)
   return {"scores": scores, "poses": {"poses_px": poses_px}}
 
 
@@ -166,16 +167,5 @@ def _encode_truth(
   """Per-device: the codes (b, 2, D) of the true poses of a batch."""
   assert pose_vae is not None
   truth_px = pose.to_final(batch["poses"], table)
-  return {"codes": encode_final(pose_vae, vae_state, truth_px, table.scale_factor)}
-
-
-def encode_final(
-  pose_vae: Run, state: TrainState, poses_px: jax.Array, scale_factor: float
-) -> jax.Array:
-  """A pose VAE's means and log variances (b, 2, D) of final poses (b, T, dims, joints).
-
-  The poses, which were multiplied by `scale_factor`, may come from a model of global
-  poses: they are converted to the form and the statistics of the VAE.
-  """
-  poses_norm = pose.from_global(poses_px / scale_factor, pose_vae.table)
-  return jnp.stack(pose_vae.method.encode(state, poses_norm), axis=1)
+  codes = scoring.encode_final(pose_vae, vae_state, truth_px, table.scale_factor)
+  return {"codes": jnp.stack(codes, axis=1)}

@@ -45,7 +45,7 @@ class Options:
     num_samples: renderings of each clip; all of them are scored.
     seed: for what is drawn at random.
     pose_vae: workdir of the pose VAE for FTD and the "encoder" templates; default: the
-      one that the run's templates came from.
+      one of the run's validations, see `workdir.pose_vae`.
     save_videos: number of clips to show beside their truth, spread over the split.
     save_npz: whether to save the arrays of all clips; otherwise those of the videos.
   """
@@ -139,11 +139,11 @@ def _scored(num_clips: int, num_samples: int) -> str:
 def _pose_vae(run: Run, options: Options) -> Run | None:
   if run.method.has_encoder and options.pose_vae is None:
     return run
-  path = options.pose_vae or run.config.template.pose_vae
+  path = options.pose_vae or workdir.pose_vae(run.path, run.config)
   if not path:
     return None
   if options.pose_vae is None and not pathlib.Path(path).is_dir():
-    print(f"the pose VAE that the templates came from is no longer in {path}")
+    print(f"the pose VAE of this run is no longer in {path}")
     return None
   pose_vae = runs.load_encoder(path, "--pose_vae")
   if pose_vae.speaker.name != run.speaker.name:

@@ -11,6 +11,7 @@ from sdt_jax import pose
 from sdt_jax.evaluation import metrics, registry
 from sdt_jax.evaluation.metrics import Estimate
 from sdt_jax.evaluation.registry import Motion, Sounds
+from sdt_jax.methods.train_state import TrainState
 from sdt_jax.training.runs import Run
 
 Scores = dict[str, Estimate]
@@ -106,13 +107,21 @@ def encoder(
       a model of global poses: they are converted here to the form and the statistics
       of the VAE.
   """
-  method, state, table = pose_vae.method, pose_vae.state, pose_vae.table
-
-  @jax.jit
-  def encode(poses_px):
-    return method.encode(state, pose.from_global(poses_px / scale_factor, table))
-
+  encode = jax.jit(
+    lambda poses_px: encode_final(pose_vae, pose_vae.state, poses_px, scale_factor)
+  )
   return lambda poses_px: in_chunks(encode, poses_px)
+
+
+def encode_final(
+  pose_vae: Run, state: TrainState, poses_px: jax.Array, scale_factor: float
+) -> tuple[jax.Array, jax.Array]:
+  """Means and log variances (b, D) of final poses (b, T, dims, joints); see `encoder`.
+
+  `state` is that of the pose VAE, perhaps on other devices.
+  """
+  poses_norm = pose.from_global(poses_px / scale_factor, pose_vae.table)
+  return pose_vae.method.encode(state, poses_norm)
 
 
 def in_chunks(function: Callable, *arrays: np.ndarray):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdt_jax import audio, methods
+from sdt_jax import config as config_lib
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.interop import kept as kept_lib
@@ -268,8 +269,8 @@ def _with_optimizers(
   opt_states: dict[str, Any] = dict(state.opt_states)
   notes = []
   unused = set(original.optimizers)
-  for name, params in state.params.items():
-    network = _NETWORKS.get(name)
+  for name in state.opt_states:
+    params, network = state.params[name], _NETWORKS.get(name)
     key = _optimizer(network)
     unused.discard(key)
     adam, schedule = opt_states[name]
@@ -358,7 +359,7 @@ def from_state(
     "step": step,
     "model_state_dict": OrderedDict((_PREFIX + k, v) for k, v in model.items()),
   }
-  for name in state.params:
+  for name in state.params.keys() & opt_states.keys():
     network = _NETWORKS.get(name)
     hyperparameters = _hyperparameters(config, name, epoch)
     adam = _to_torch_adam(opt_states[name][0], network, hyperparameters)
@@ -438,14 +439,16 @@ def _to_torch_adam(
 
 def _hyperparameters(config: Config, name: str, epoch: int) -> dict[str, Any]:
   """Adam's settings under torch's names, as they are at the end of an epoch."""
-  section = {"templates": "template", "discriminator": "discriminator"}
-  rate = config[section.get(name, "optimizer")].learning_rate
-  passed = sum(milestone < epoch for milestone in config.optimizer.milestones)
+  rate, section = config.optimizer.learning_rate, name.removesuffix("s")
+  if section in ("template", "discriminator"):
+    rate *= config[section].learning_rate_scale
+  passed = sum(milestone < epoch for milestone in config_lib.milestones(config))
+  is_penalised = name in ("generator", "vae")
   return {
     "lr": rate * config.optimizer.decay**passed,
     "betas": (config.optimizer.b1, config.optimizer.b2),
     "eps": 1e-8,
-    "weight_decay": 0,
+    "weight_decay": config.optimizer.weight_decay if is_penalised else 0,
     "amsgrad": False,
     "initial_lr": rate,
   }
