@@ -1,7 +1,9 @@
 """The pose VAE, which provides the templates of SDT-VAE and the features of FTD.
 
-    python train.py --config=configs/pose2pose.py --config.dataset.name=speech2gesture \
-      --config.dataset.root=DATA --config.dataset.speaker=oliver
+    python train.py --config=configs/pose2pose.py
+
+This trains on the synthetic speaker. For a data pack, add
+`--config.dataset.root=DATA --config.dataset.speaker=oliver`.
 """
 
 import ml_collections

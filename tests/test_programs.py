@@ -1,6 +1,8 @@
 """Runs the programs as a user does; `test_bad_inputs.py` covers their errors."""
 
+import ast
 import pathlib
+import re
 import shutil
 
 import av
@@ -115,3 +117,17 @@ def test_a_wrong_resume_is_named(flags, complaint):
 def test_the_command_that_goes_on(argv, command):
   argv = train._with_config_of_resumed(argv)
   assert train._how_to_go_on(argv, pathlib.Path("out/w")) == f"to go on: {command}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "file", sorted((programs.ROOT / "configs").glob("*.py")), ids=lambda f: f.stem
+)
+def test_the_command_of_a_config_runs_as_it_stands(file, tmp_path):
+  docstring = ast.get_docstring(ast.parse(file.read_text()))
+  [command] = re.findall(r"^    python (.*)$", docstring, re.M)
+  small = programs.TINY | {"num_epochs": 1, "dataset.data_dir": tmp_path / "data"}
+  small |= {"log.train_videos": 0, "log.dev_videos": 0}
+  workdir = f"--workdir={tmp_path / 'run'}"
+  said = programs.run(*command.split(), *programs.config_flags(small), workdir)
+  assert f"trained: {tmp_path / 'run'}" in said

@@ -107,15 +107,6 @@ def spread_rows(total: int, count: int) -> np.ndarray:
   return np.arange(count) * total // max(count, 1)
 
 
-def spread_rows(total: int, count: int) -> np.ndarray:
-  """Evenly spaced rows of a split of `total` clips: (count,), or all if it has fewer.
-
-  Neighbouring clips overlap, so the first rows would show the same seconds.
-  """
-  count = min(count, total)
-  return np.arange(count) * total // max(count, 1)
-
-
 def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
   """Chooses the statistics to normalise with.
 
