@@ -170,8 +170,8 @@ def _check_no_overwrite(
   """Raises a UserError if a video would overwrite one of the sounds, or another."""
   if twice := [stem for stem in stems if stems.count(stem) > 1]:
     raise UserError(
-      f"--audio: both a sound of this name and the overview of another would be written "
-      f"to {_with_ending(twice[0], 'mp4')}; rename the sound"
+      "--audio: a sound and the overview of another would both be written to "
+      f"{_with_ending(twice[0], 'mp4')}; rename the sound"
     )
   read = {sound.resolve() for sound in sounds}
   for video_path in (_with_ending(stem, "mp4") for stem in stems):
