@@ -202,6 +202,15 @@ def test_a_sound_is_never_overwritten(tmp_path):
   assert video.read_bytes() == before
 
 
+def test_an_overview_does_not_overwrite_the_rendering_of_another_sound(tmp_path):
+  greys = [np.zeros((64, 64, 3), np.uint8)] * 8
+  video.write_video(tmp_path / "a.mp4", greys, audio=0.1 * np.ones(8000))
+  sounds = [tmp_path / "a.mp4", _sound(tmp_path / "a_overview.wav")]
+  with pytest.raises(UserError, match=r"a_overview\.mp4; rename the sound"):
+    demo.render_files(StillModel(), sounds, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
 def test_a_sound_is_not_overwritten_by_an_overview_either(tmp_path):
   sound = _sound(tmp_path / "talk.wav")
   videos = demo.render_files(StillModel(), [sound], tmp_path / "out", num_samples=2)

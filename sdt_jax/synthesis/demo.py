@@ -107,13 +107,14 @@ def render_files(
   chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
   titles = ["no template" if t is None else f"template {t.name}" for t in chosen]
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
-  recordings = {path: path for path in sounds if audio_file.has_picture(path)}
-  grids = {
-    path: output_dir / f"{path.stem}_overview"
-    for path in sounds
-    if num_samples > 1 or path in recordings
-  }
-  shown = [stem for path in sounds for stem in stems[path]] + list(grids.values())
+  # Sound -> path of its overview without the ending.
+  recordings, compared = [], sounds
+  if "mp4" in outputs:
+    recordings = [path for path in sounds if audio_file.has_picture(path)]
+  if num_samples == 1 or not {"mp4", "png"} & set(outputs):
+    compared = recordings
+  overviews = {path: output_dir / f"{path.stem}_overview" for path in compared}
+  shown = [stem for path in sounds for stem in stems[path]] + list(overviews.values())
   if "mp4" in outputs:
     _check_no_overwrite(sounds, shown)
   # All are read once before anything is written, and again when they are rendered.
@@ -128,13 +129,12 @@ def render_files(
         if export:
           export(stem, poses_px)
         progress.update()
-      if path in grids:
-        recording = recordings.get(path)
-        writer.write_overview(grids[path], renderings, titles, wave, recording)
+      if path in overviews:
+        recording = path if path in recordings else None
+        writer.write_overview(overviews[path], renderings, titles, wave, recording)
         progress.update()
   ending = next(kind for kind in OUTPUTS if kind in outputs)
-  paths = [_with_ending(stem, ending) for stem in shown]
-  return [path for path in paths if path.exists()]
+  return [_with_ending(stem, ending) for stem in shown]
 
 
 def _generate(
@@ -167,7 +167,12 @@ def _stems(
 def _check_no_overwrite(
   sounds: list[pathlib.Path], stems: Sequence[pathlib.Path]
 ) -> None:
-  """Raises a UserError if a video would overwrite one of the sounds."""
+  """Raises a UserError if a video would overwrite one of the sounds, or another."""
+  if twice := [stem for stem in stems if stems.count(stem) > 1]:
+    raise UserError(
+      "--audio: a sound and the overview of another would both be written to "
+      f"{_with_ending(twice[0], 'mp4')}; rename the sound"
+    )
   read = {sound.resolve() for sound in sounds}
   for video_path in (_with_ending(stem, "mp4") for stem in stems):
     if video_path.resolve() in read:
