@@ -1,4 +1,4 @@
-"""An example of a data set of one's own: recordings as NAME.wav and NAME.npz.
+"""An example of a custom data set: recordings as NAME.wav and NAME.npz.
 
     MY_DATA/train/NAME.wav   the sound, any sample rate
     MY_DATA/train/NAME.npz   `keypoints` (T, 3, 137): x, y (pixels) and confidence of

@@ -190,7 +190,7 @@ FIELDS: dict[str, Any] = {
       1.0, "rate for learnt templates, relative to optimizer.learning_rate", _POSITIVE
     ),
     "frozen": Field(
-      False, "kind bp: keep the templates (those of --pretrained)", absent=False
+      False, "kind bp: use the templates of --pretrained as they are", absent=False
     ),
   },
   "discriminator": {
@@ -202,19 +202,23 @@ FIELDS: dict[str, Any] = {
     ),
     "input": Field(
       "motion",
-      "what it sees: differences of successive poses, or the poses",
+      "its input: differences of successive poses, or the poses",
       _one_of("motion", "poses"),
       absent="motion",
     ),
     "joints": Field(
       "",
-      "joints that it sees: names of joints or of the parts body, face, left_hand and "
+      "joints in its input: names of joints or of the parts body, face, left_hand and "
       "right_hand, separated by commas; default: all",
       absent="",
     ),
   },
   "optimizer": {
-    "learning_rate": Field(1e-4, "Adam's rate; moves all optimizers", _POSITIVE),
+    "learning_rate": Field(
+      1e-4,
+      "Adam's learning rate; templates and discriminator use multiples of it",
+      _POSITIVE,
+    ),
     "b1": Field(0.9, "Adam's decay of the first moment", _SHARE),
     "b2": Field(0.999, "Adam's decay of the second moment", _SHARE),
     "milestones": _run_field(
@@ -225,8 +229,8 @@ FIELDS: dict[str, Any] = {
     "decay": Field(0.1, "factor applied at each milestone", _NOT_NEGATIVE),
     "weight_decay": Field(
       0.0,
-      "L2 penalty: adds so much of each weight of the generator or the pose VAE to its "
-      "gradient",
+      "L2 penalty on the generator or the pose VAE, as in PyTorch's Adam: this times "
+      "the weights is added to the gradient",
       _NOT_NEGATIVE,
       absent=0.0,
     ),
@@ -353,12 +357,17 @@ def _has_type_of(value: Any, default: Any) -> bool:
 def with_absent_fields(
   values: Mapping[str, Any], fields: Mapping[str, Any] = FIELDS
 ) -> dict[str, Any]:
-  """Fills in the fields that an older run lacks, so as to reproduce its behaviour."""
+  """Fills in the fields that an older run lacks, so as to reproduce its behaviour.
+
+  Lists, from JSON, become tuples where the default is one.
+  """
   complete = _with_rate_scales(values) if fields is FIELDS else dict(values)
   for key, field in fields.items():
     if isinstance(field, Field):
       if field.absent is not None:
         complete.setdefault(key, field.absent)
+      if isinstance(field.default, tuple) and isinstance(complete.get(key), list):
+        complete[key] = tuple(complete[key])
     elif isinstance(section := complete.get(key, {}), dict):  # else `check` reports it
       complete[key] = with_absent_fields(section, field)
   return complete

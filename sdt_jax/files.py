@@ -5,6 +5,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -72,13 +73,18 @@ def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
     if any(sizes[name] > _MAX_ARRAY_BYTES for name in names):
       raise UserError(f"{path}: contains an array larger than 1 GiB; give another file")
     with np.load(path, allow_pickle=False) as npz:
-      return {name: npz[name] for name in names}
+      return {name: _parse_array(npz, name) for name in names}
   except UserError:
     raise
   except FileNotFoundError as e:
     raise UserError(f"{path}: no such file") from e
-  except SystemError:  # rare, from Python 3.11 parsing two headers in two threads
-    return read_arrays(path, *names)
   except Exception as e:  # zipfile, zlib and NumPy raise unrelated kinds
     reason = " ".join(str(e).split())[:200] or type(e).__name__
     raise UserError(f"{path}: not a readable npz ({reason}); copy it again") from e
+
+
+def _parse_array(npz: Any, name: str) -> np.ndarray:
+  try:
+    return npz[name]
+  except SystemError:  # rare, from Python 3.11 parsing headers in two threads
+    return npz[name]

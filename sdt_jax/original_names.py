@@ -49,9 +49,12 @@ def answer(argv: Sequence[str]) -> str | None:
   if program not in _PROGRAMS:
     return None
   given, keys, others = _parse(argv[1:])
-  config = pathlib.PurePath(given.get("--config", "")).stem
-  config = table()["configs"].get(config.removesuffix("_speech2gesture"))
-  if not (keys or config or given.keys() - {"--config", "--tag"}):
+  has_old_config = any("config_file" in a or "config-file" in a for a in argv[1:])
+  has_old_config |= given.get("--config", "").endswith(".yaml")
+  has_old_flags = bool(given.keys() - {"--config", "--tag"})
+  if any(argument.startswith("--workdir") for argument in others):
+    has_old_flags = False  # --checkpoint may be a slip
+  if not (keys or has_old_config or has_old_flags):
     return None
   called = _PROGRAMS[program]
   command, missing = _Translation(called, given, keys, others).command()

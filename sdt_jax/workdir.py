@@ -79,15 +79,26 @@ def create(
   write_text(path / CLIPS, "".join(f"{clip}\n" for clip in clip_ids))
   tables = {"name": speaker.name, "tables": speakers.to_json(speaker)}
   write_text(path / SPEAKER, json.dumps(tables))
+  write_config(path, config)
+
+
+def write_config(path: pathlib.Path, config: Config) -> None:
+  """Writes config.json."""
   write_text(path / CONFIG, config.to_json_best_effort(indent=2) + "\n")
 
 
-def pose_vae(path: pathlib.Path, config: Config) -> pathlib.Path | None:
-  """Workdir of the pose VAE for FTD in the run in `path`; None if there is none."""
-  named = config.evaluation.pose_vae or config.template.pose_vae
-  if named:
-    return pathlib.Path(named)
-  return path / POSE_VAE if config.template.kind == "vae" else None
+def pose_vae_of_templates(path: pathlib.Path, config: Config) -> pathlib.Path | None:
+  """Workdir of the pose VAE that the templates of the run in `path` come from."""
+  if config.template.kind != "vae":
+    return None
+  return pathlib.Path(config.template.pose_vae or path / POSE_VAE)
+
+
+def pose_vae_for_ftd(path: pathlib.Path, config: Config) -> pathlib.Path | None:
+  """Workdir of the pose VAE for the FTD of the run in `path`; None if it has none."""
+  if config.evaluation.pose_vae:
+    return pathlib.Path(config.evaluation.pose_vae)
+  return pose_vae_of_templates(path, config)
 
 
 def read_clips(path: pathlib.Path) -> list[str]:

@@ -251,7 +251,7 @@ TRAIN_FLAGS = [
     "optimizer.milestones=(1,": "milestones",
     # What the field cannot be:
     "experiment=gan": "gan ... voice2pose",
-    "generator.norm=ln": "norm ... 'ln' ... 'bn'",
+    "generator.norm=ln": "norm ... 'ln' ... gn16",
     "batch_size=0": "batch_size is 0", "batch_size=1": "batch_size ... 1 ... 2",
     "batch_size=99": "99 ... 20 clips ... smaller", "num_epochs=0": "num_epochs is 0",
     "seed=-1": "seed is -1", "generator.channels=-8": "channels is -8",

@@ -287,7 +287,7 @@ def test_asked_to_stop(folder, undisturbed, tmp_path, number):
   said = program.output.read_text()
   assert f"stopped after step {last}, which is saved" in said
   assert program.complaints() == []
-  command = shlex.split(re.search(r"^to go on: python (.*)$", said, re.M)[1])
+  command = shlex.split(re.search(r"^to resume: python (.*)$", said, re.M)[1])
   assert _start(folder, *command).wait() == 0
   _assert_same_run(path, undisturbed())
 

@@ -84,7 +84,7 @@ def test_eight_devices_generate_like_one(sdt):
   alone = registry.per_clip(one, _truth_px(run), np.asarray(poses), batch["poses"])
   alone["l1"] = alone.pop("l1_regression")
   for name, values in alone.items():
-    assert scores[name].mean() == pytest.approx(float(values.mean()), rel=1e-5), name
+    assert scores[name] == pytest.approx(float(values.mean()), rel=1e-5), name
 
 
 def test_ftd_of_the_truth_is_zero_and_grows_with_noise(sdt, vae):
@@ -318,8 +318,6 @@ def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
   fields = {"template.kind": "vae", "template.pose_vae": str(vae)}
   with pytest.raises(UserError, match="other clips"):
     _train(tmp_path / "w", data_dir, **fields, **{"dataset.speaker": "bob"})
-  with pytest.raises(UserError, match="pose_vae is not set"):
-    _train(tmp_path / "v", data_dir, **{"template.kind": "vae"})
 
 
 def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_path):

@@ -15,7 +15,7 @@ from sdt_jax.errors import UserError
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.synthesis.samples import Gallery
-from sdt_jax.training import parallel, runs, setup
+from sdt_jax.training import loop, runs, setup
 
 
 class _NoGallery:
@@ -200,10 +200,11 @@ def test_two_trainings_in_one_workdir(train, trained):
     train(trained, num_epochs=3)
 
 
-def test_a_loss_that_is_not_finite_names_step_term_and_clips(train):
+def test_a_loss_that_is_not_finite_names_step_term_and_clips(train, tmp_path):
   with pytest.raises(UserError, match=r"step \d: \w+ is (nan|inf).*ada/") as e:
     train(**{"optimizer.learning_rate": 1e30})
   assert "\n" not in str(e.value)
+  assert str(e.value) in (tmp_path / "w" / workdir.LOG).read_text()
 
 
 @pytest.mark.parametrize(
@@ -307,11 +308,10 @@ def test_training_scores_are_those_of_the_clips_of_the_step(train, data_dir, tmp
   path = train(**fields, **{"evaluation.every_epochs": 0})
   assert not _lines(path, "dev")
   [line] = _lines(path, "train")
-  job = setup.prepare(
-    setup.check(tiny.config(data_dir, **fields), tmp_path / "x", Evaluator), Evaluator
-  )
-  state, zeros = job.init_state(), np.zeros((16, 4), np.float32)
-  scores = job.evaluator.scores(parallel.replicate(state), job.train, zeros)
+  plan = setup.check(tiny.config(data_dir, **fields), tmp_path / "x", Evaluator)
+  job, state = setup.prepare(plan, Evaluator)
+  zeros = np.zeros((16, 4), np.float32)
+  scores = job.evaluator.scores(state, job.train, zeros)
   assert line["l2"] == pytest.approx(scores["l2"], rel=1e-4)
   assert line["lip_sync"] == pytest.approx(scores["lip_sync"], rel=1e-4)
 
@@ -342,7 +342,8 @@ def test_a_checkpoint_that_is_not_there_is_named(train, trained):
 def test_an_extended_run_is_told_its_schedule(train, trained, tmp_path, caplog):
   path = shutil.copytree(trained, tmp_path / "w")
   train(path, num_epochs=3)
-  assert "now decays after epochs 2 of 3, no longer after 1 of 2" in caplog.text
+  assert "learning rate decays: 2 of 3 (before: 1 of 2)" in caplog.text
+  assert "learning rate decays: 2 of 3" in (path / workdir.LOG).read_text()
   rates = [line["learning_rate"] for line in _lines(path, "train")]
   assert rates == [1e-3] * 2 + [1e-4] * 2 + [1e-4] * 2
 
@@ -405,7 +406,10 @@ def test_ftd_and_templates_of_the_truth_with_any_pose_vae(train, with_pose_vae):
   ("fields", "complaint"),
   [
     ({"checkpoint.best_metric": "ftd"}, "best_metric is 'ftd'; expected one of"),
-    ({"evaluation.template": "encoder"}, "needs config.evaluation.pose_vae"),
+    ({"dataset.name": "", "dataset.speaker": "oliver"}, "'oliver' needs dataset.root"),
+    ({"template.frozen": True}, "no templates to keep; give --pretrained"),
+    ({"template.frozen": True, "template.kind": "none"}, "only templates of kind 'bp'"),
+    ({"evaluation.template": "encoder"}, "give config.evaluation.pose_vae"),
     ({"evaluation.pose_vae": "nowhere"}, "nowhere: no such folder"),
     ({"template.kind": "vae", "template.pose_vae": "nowhere"}, "nowhere"),
   ],
@@ -416,6 +420,33 @@ def test_what_is_wrong_is_said_before_the_data_is_built(tmp_path, fields, compla
     tiny.train(config, tmp_path / "w")
   assert not (tmp_path / "data").exists()
   assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_without_a_run_is_not_resumed(data_dir, tmp_path):
+  loop_arguments = (tiny.config(data_dir), tmp_path / "w", Evaluator, Gallery)
+  with pytest.raises(UserError, match="--resume=.*w: has no checkpoint"):
+    loop.train(*loop_arguments, must_resume=True)
+  assert not (tmp_path / "w").exists()
+
+
+def test_the_pose_vae_of_the_templates_is_not_that_for_ftd(
+  train, with_pose_vae, tmp_path
+):
+  """Phase 1 trains its own, also if another one is named for FTD."""
+  other = with_pose_vae / workdir.POSE_VAE
+  before = (other / workdir.METRICS).read_text()
+  path = train(num_epochs=1, seed=1, **VAE, **{"evaluation.pose_vae": str(other)})
+  assert runs.load(path / workdir.POSE_VAE).step == 2
+  assert (other / workdir.METRICS).read_text() == before
+  with pytest.raises(UserError, match="leave out config.evaluation.pose_vae"):
+    train(
+      tmp_path / "v",
+      **VAE,
+      **{"evaluation.pose_vae": str(other), "evaluation.template": "encoder"},
+    )
+  options = evaluation.Options(pose_vae=str(other), template="encoder")
+  with pytest.raises(UserError, match="is not the pose VAE that the templates"):
+    evaluation.evaluate_run(path, options)
 
 
 def test_a_missing_run_to_start_from_is_named_before_the_data_is_built(tmp_path):

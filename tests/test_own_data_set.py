@@ -136,7 +136,7 @@ def test_wrong_clips_are_named(tmp_path, change, message):
       return [lambda: iter([clip | change])] if split == "train" else []
 
   with pytest.raises(UserError, match=f"^a-0-64: {message}"):
-    own.OwnDataSet(WrongClips).prepare("", "eve", str(tmp_path / "built"))
+    own.CustomDataSet(WrongClips).prepare("", "eve", str(tmp_path / "built"))
 
 
 def test_wrong_keypoints_are_named(tmp_path):

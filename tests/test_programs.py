@@ -13,7 +13,7 @@ import pytest
 
 from sdt_jax import keypoints as kp
 from sdt_jax import workdir
-from sdt_jax.programs import train
+from sdt_jax.programs import resuming
 
 _TINY = [
   "--config=configs/quick.py",
@@ -80,7 +80,9 @@ def test_the_real_packs_train_and_render(real_pack, tmp_path):
 @pytest.mark.slow
 def test_resume_without_config_takes_that_of_the_run(trained, tmp_path):
   copy = shutil.copytree(trained, tmp_path / "copy")
-  said = programs.run("train.py", f"--resume={copy}:2", "--config.num_epochs=2")
+  fields = {"num_epochs": 2, "optimizer.milestones": "(1,)"}
+  flags = programs.config_flags(fields)
+  said = programs.run("train.py", f"--resume={copy}:2", *flags)
   assert f"workdir: {copy}" in said
   assert f"trained: {copy}" in said
   assert workdir.read_config(copy).num_epochs == 2
@@ -112,11 +114,12 @@ def test_a_wrong_resume_is_named(flags, complaint):
     ),
     (["train.py", "--resume=out/w:20"], "python train.py --resume=out/w"),
     (["train.py", "--resume", "out/w"], "python train.py --resume=out/w"),
+    (["train.py", "-resume=out/w:2"], "python train.py --resume=out/w"),
   ],
 )
-def test_the_command_that_goes_on(argv, command):
-  argv = train._with_config_of_resumed(argv)
-  assert train._how_to_go_on(argv, pathlib.Path("out/w")) == f"to go on: {command}"
+def test_the_command_that_resumes(argv, command):
+  argv = resuming.with_saved_config(argv)
+  assert resuming.command(argv, pathlib.Path("out/w")) == command
 
 
 @pytest.mark.slow

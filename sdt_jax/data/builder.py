@@ -229,7 +229,10 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
       yield clip
 
   def _check(self, clip: Example) -> None:
-    """Raises a UserError if an array is missing, or its shape or type is wrong."""
+    """Raises a UserError if an entry is missing or has another form."""
+    missing = [key for key in ("clip_id", "video", "start") if key not in clip]
+    if missing:
+      raise UserError(f"{clip.get('clip_id', 'a clip')}: has no {missing[0]!r}; add it")
     for key, (shape, dtype) in self.layout().items():
       length = recordings.CLIP_SAMPLES if key == "audio" else audio.CLIP_FRAMES
       expected = f"{np.dtype(dtype)} {(length, *shape)}"
@@ -238,6 +241,11 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
         raise UserError(f"{clip['clip_id']}: {key} is {found}, expected {expected}")
       if not np.isfinite(value).all():
         raise UserError(f"{clip['clip_id']}: {key} has values that are not finite")
+    number, count = int(clip.get("speaker", [0])[0]), len(self.speaker_names)
+    if not 0 <= number < count:
+      raise UserError(
+        f"{clip['clip_id']}: speaker is {number}, expected 0 to {count - 1}"
+      )
 
   def _example_writer(self) -> tfds.core.ExampleWriter:
     return _UncompressedWriter(tfds.core.FileFormat.ARRAY_RECORD)

@@ -18,12 +18,12 @@ from sdt_jax.data import builder
 from sdt_jax.errors import UserError
 
 FIELDS = ("root", "speaker", "data_dir", "skip_bad_clips")
-"""The arguments of `OwnDataSet.prepare`."""
+"""The arguments of `CustomDataSet.prepare`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnDataSet:
-  """Has the functions of a module of `sdt_jax.data` that builds a data set."""
+class CustomDataSet:
+  """Adapts a builder class to the interface of the modules in `sdt_jax.data`."""
 
   builder_class: type[builder.ClipBuilder]
 
@@ -44,7 +44,7 @@ class OwnDataSet:
 
     Raises:
       UserError: the root is not a folder or contains `data_dir`, or the builder raises
-        an error.
+        a UserError.
     """
     self.choose_speaker(root, speaker)
     inside = (
@@ -65,7 +65,7 @@ class OwnDataSet:
     return builder.prepare(self.builder_class, source, data_dir)
 
 
-def load(name: str) -> OwnDataSet:
+def load(name: str) -> CustomDataSet:
   """Imports the data set "my_module:MyBuilder".
 
   Raises:
@@ -92,7 +92,7 @@ def load(name: str) -> OwnDataSet:
       f"{where}: derive {class_name} from sdt_jax.data.builder.ClipBuilder, and define "
       "`shards`"
     )
-  return OwnDataSet(found)
+  return CustomDataSet(found)
 
 
 @contextlib.contextmanager

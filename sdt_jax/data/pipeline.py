@@ -53,12 +53,18 @@ def resolve(dataset: Mapping[str, Any]) -> dict[str, Any]:
     The same fields, with `name` and `speaker` not empty.
 
   Raises:
-    UserError: the name is unknown, the speaker is not in the root, the root contains
-      several speakers and none is chosen, or the data set does not use the root.
+    UserError: the name is unknown, the speaker is not in the root or has no root, the
+      root contains several speakers and none is chosen, or the data set does not use
+      the root.
   """
-  root = dataset["root"]
+  root, speaker = dataset["root"], dataset["speaker"]
+  if speaker and not root and not dataset["name"]:
+    raise UserError(
+      f"dataset.speaker={speaker!r} needs dataset.root=<folder of the data packs>, or "
+      "dataset.name=synthetic for a synthetic speaker of that name"
+    )
   name = dataset["name"] or ("speech2gesture" if root else "synthetic")
-  speaker = _module(name).choose_speaker(root, dataset["speaker"])
+  speaker = _module(name).choose_speaker(root, speaker)
   return {**dataset, "name": name, "speaker": speaker}
 
 
@@ -67,7 +73,7 @@ def build(**dataset: Any) -> Built:
 
   Args:
     dataset: the section `dataset` of a config. `DATASETS` lists the fields that each
-      data set uses (`own.FIELDS` those of one's own); they are explained by the
+      data set uses (`own.FIELDS` those of custom ones); they are explained by the
       function `prepare` of its module.
 
   Raises:
@@ -81,13 +87,15 @@ def build(**dataset: Any) -> Built:
   used = dataset.keys() & set(DATASETS.get(name, own.FIELDS))
   built = module.prepare(**{key: dataset[key] for key in used})
   mode = dataset.get("statistics", "auto")
-  others = [_statistics(name, own, mode) for name, own in built.others.items()]
+  others = [
+    _statistics(name, computed, mode) for name, computed in built.others.items()
+  ]
   for source in built.sources.values():
     source.others = others
   return built
 
 
-def _module(name: str) -> types.ModuleType | own.OwnDataSet:
+def _module(name: str) -> types.ModuleType | own.CustomDataSet:
   if ":" in name:
     return own.load(name)
   if name not in DATASETS:
@@ -122,11 +130,13 @@ def speaker_statistics(built: Built, mode: str) -> speakers.Speaker:
   return _statistics(built.speaker, built.statistics, mode)
 
 
-def _statistics(name: str, own: speakers.Speaker | None, mode: str) -> speakers.Speaker:
-  """`speaker_statistics` of any speaker; `own` is None without clips in train."""
+def _statistics(
+  name: str, computed: speakers.Speaker | None, mode: str
+) -> speakers.Speaker:
+  """`speaker_statistics` of any speaker; None stands for no clips in train."""
   if mode not in {"published", "pack", "auto"}:
     raise UserError(f"dataset.statistics={mode!r}; known: published, pack, auto")
-  if own is None:
+  if computed is None:
     if mode == "pack":
       raise UserError(
         f"speaker {name}: no clip in the train split to compute statistics from; "
@@ -135,11 +145,11 @@ def _statistics(name: str, own: speakers.Speaker | None, mode: str) -> speakers.
     return speakers.published(name)
   if mode == "pack" or (mode == "auto" and name not in speakers.published_names()):
     _log.info("speaker %s: statistics of the train split", name)
-    return own
+    return computed
   published = speakers.published(name)
-  deviation = mean_deviation(own, published)
+  deviation = mean_deviation(computed, published)
   fits = deviation < MAX_MEAN_DEVIATION
-  chosen = published if fits or mode == "published" else own
+  chosen = published if fits or mode == "published" else computed
   _log.info(
     "speaker %s: statistics of the %s; the mean pose of the train split is %.2f "
     "published standard deviations from the published one (limit: %.2f)",

@@ -16,7 +16,9 @@ from sdt_jax.data.recordings import Example
 from sdt_jax.errors import UserError
 
 _CLIPS_PER_SHARD = 256  # 90 MB
-_TOLD_SILENCE = audio.num_samples(1)  # less is due to the frame rate of the video
+_MIN_REPORTED_SILENCE = audio.num_samples(
+  1
+)  # less is due to the frame rate of the video
 _READING_THREADS = 2  # for decompression; more threads only compete for the GIL
 
 _log = logging.getLogger(__name__)
@@ -55,11 +57,11 @@ class Speech2Gesture(clip_builder.ClipBuilder):
     ]
 
   def _download_and_prepare(self, *args, **kwargs) -> None:
-    self._num_cut, self._silences = 0, []
+    self._num_cropped, self._silences = 0, []
     super()._download_and_prepare(*args, **kwargs)
     changes = []
-    if self._num_cut:
-      changes.append(f"{self._num_cut} clips cut to {audio.CLIP_FRAMES} frames")
+    if self._num_cropped:
+      changes.append(f"{self._num_cropped} clips cut to {audio.CLIP_FRAMES} frames")
     if self._silences:
       seconds = max(self._silences) / audio.SAMPLE_RATE
       silence = f"padded with up to {seconds:.2f} s of silence"
@@ -82,8 +84,8 @@ class Speech2Gesture(clip_builder.ClipBuilder):
       return None
 
   def _example(self, row: pack.Row, clip: pack.Clip) -> Example:
-    self._num_cut += clip.was_longer
-    if clip.silence >= _TOLD_SILENCE:
+    self._num_cropped += clip.was_longer
+    if clip.silence >= _MIN_REPORTED_SILENCE:
       self._silences.append(clip.silence)
     example = {
       "audio": clip.audio,

@@ -139,16 +139,17 @@ def _scored(num_clips: int, num_samples: int) -> str:
 def _pose_vae(run: Run, options: Options) -> Run | None:
   if run.method.has_encoder and options.pose_vae is None:
     return run
-  path = options.pose_vae or workdir.pose_vae(run.path, run.config)
+  path = options.pose_vae or workdir.pose_vae_for_ftd(run.path, run.config)
   if not path:
     return None
+  flag = "--pose_vae" if options.pose_vae else "pose VAE of the run"
   if options.pose_vae is None and not pathlib.Path(path).is_dir():
     print(f"the pose VAE of this run is no longer in {path}")
     return None
-  pose_vae = runs.load_encoder(path, "--pose_vae")
+  pose_vae = runs.load_encoder(path, flag)
   if pose_vae.speaker.name != run.speaker.name:
     raise UserError(
-      f"--pose_vae={path}: is of speaker {pose_vae.speaker.name}, but the run of "
+      f"{flag}={path}: is of speaker {pose_vae.speaker.name}, but the run of "
       f"{run.speaker.name}; give one of the same speaker"
     )
   return pose_vae
@@ -187,8 +188,19 @@ def _encoded(run: Run, pose_vae: Run | None, truth_px: np.ndarray) -> np.ndarray
       "--template=encoder: needs --pose_vae=<workdir> of a pose VAE whose templates "
       f"have {size} dimensions"
     )
+  if run.method.needs_bank and not _is_bank_of(pose_vae, run):
+    raise UserError(
+      f"--template=encoder: {pose_vae.path} is not the pose VAE that the templates of "
+      "this run come from; give that as --pose_vae"
+    )
   mean, _ = scoring.encoder(pose_vae, run.table.scale_factor)(truth_px)
   return mean
+
+
+def _is_bank_of(pose_vae: Run, run: Run) -> bool:
+  """Whether the templates of the run are those that the pose VAE recorded."""
+  recorded, used = (np.asarray(r.state.bank["mean"]) for r in (pose_vae, run))
+  return np.array_equal(recorded, used)
 
 
 def _sounds(split: Split) -> Iterator[np.ndarray]:

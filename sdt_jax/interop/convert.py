@@ -154,7 +154,7 @@ def _external_bank(
   method: Method, checkpoint: pathlib.Path, pose_vae: pathlib.Path | None
 ):
   """Templates (N, D) that are stored in the checkpoint of a pose VAE; else None."""
-  needed = method.bank_from is not None
+  needed = method.needs_bank
   if not needed and pose_vae is None:
     return None
   if pose_vae is None:

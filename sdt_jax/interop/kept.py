@@ -1,4 +1,4 @@
-"""Keeps what a checkpoint of the original's first public version has and we do not use.
+"""Stores the parts of first-version checkpoints that this package does not use.
 
 These are the parts of its sequence model (section 4.4 of the paper): the code mapper,
 the code discriminator and a second mel spectrogram, with the states of their

@@ -359,7 +359,7 @@ def from_state(
     "step": step,
     "model_state_dict": OrderedDict((_PREFIX + k, v) for k, v in model.items()),
   }
-  for name in state.params.keys() & opt_states.keys():
+  for name in opt_states:
     network = _NETWORKS.get(name)
     hyperparameters = _hyperparameters(config, name, epoch)
     adam = _to_torch_adam(opt_states[name][0], network, hyperparameters)
@@ -439,8 +439,9 @@ def _to_torch_adam(
 
 def _hyperparameters(config: Config, name: str, epoch: int) -> dict[str, Any]:
   """Adam's settings under torch's names, as they are at the end of an epoch."""
-  rate, section = config.optimizer.learning_rate, name.removesuffix("s")
-  if section in ("template", "discriminator"):
+  rate = config.optimizer.learning_rate
+  section = {"templates": "template", "discriminator": "discriminator"}.get(name)
+  if section:
     rate *= config[section].learning_rate_scale
   passed = sum(milestone < epoch for milestone in config_lib.milestones(config))
   is_penalised = name in ("generator", "vae")

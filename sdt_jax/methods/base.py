@@ -70,8 +70,7 @@ class Method(abc.ABC):
     has_encoder: whether `encode` maps poses to templates. Such a run gives the features
       for FTD, and its `TrainState.bank` can serve as the templates of another run.
     optimizers: one for each entry of `TrainState.params` that is trained.
-    bank_from: workdir of the run whose bank becomes the templates of this one, "" for
-      the one of `bank_config`; None for a method that does not need one.
+    needs_bank: whether the templates of a run are the bank of another run.
   """
 
   networks: ClassVar[tuple[str, ...]]
@@ -79,7 +78,7 @@ class Method(abc.ABC):
   has_encoder: ClassVar[bool] = False
 
   optimizers: dict[str, optax.GradientTransformation]
-  bank_from: str | None = None
+  needs_bank: bool = False
 
   @classmethod
   def check(cls, config: Config) -> None:
@@ -96,9 +95,9 @@ class Method(abc.ABC):
 
   @classmethod
   def bank_config(cls, config: Config) -> Config | None:
-    """The config of the run that provides the templates of this one.
+    """The config of the run whose bank provides the templates, if it is to be trained.
 
-    None for a method that needs no such run, or if the user names one in `config`.
+    None for a method without such a run, or if the user names one in `config`.
     """
     del config
     return None

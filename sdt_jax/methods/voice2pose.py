@@ -62,6 +62,11 @@ class Voice2Pose(base.Method):
         "config.template.frame_wise is True, but only templates of kind 'bp' can be "
         f"frame-wise; config.template.kind is {config.template.kind!r}"
       )
+    if config.template.frozen and config.template.kind != "bp":
+      raise UserError(
+        "config.template.frozen is True, but only templates of kind 'bp' are trained; "
+        f"config.template.kind is {config.template.kind!r}"
+      )
     fields = config.generator
     channels = *fields.audio_channels, fields.channels
     base.check_groups("generator.norm", fields.norm, channels)
@@ -76,6 +81,7 @@ class Voice2Pose(base.Method):
     vae = config.copy_and_resolve_references()
     vae.experiment = "pose2pose"
     vae.checkpoint.best_metric = "l1"
+    vae.evaluation.update({"template": "random", "pose_vae": ""})
     return vae
 
   @classmethod
@@ -112,7 +118,7 @@ class Voice2Pose(base.Method):
       gan_motion=config.discriminator.input == "motion",
       gan_joints=_joints(config.discriminator.joints),
       optimizers=optimizers,
-      bank_from=config.template.pose_vae if config.template.kind == "vae" else None,
+      needs_bank=config.template.kind == "vae",
     )
 
   @property

@@ -12,8 +12,6 @@ on many, run the same command once for each.
 
 import datetime
 import pathlib
-import re
-import shlex
 import sys
 
 from absl import flags
@@ -21,6 +19,7 @@ from ml_collections import config_flags
 
 from sdt_jax import cli
 from sdt_jax.errors import UserError
+from sdt_jax.programs import resuming
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
@@ -33,8 +32,8 @@ _PRETRAINED = flags.DEFINE_string(
 _RESUME = flags.DEFINE_string(
   "resume",
   None,
-  "Workdir of the run to go on with, and optionally the step of a checkpoint: "
-  "DIR[:STEP]. Later checkpoints are moved aside.",
+  "Workdir of the run to resume, DIR or DIR:STEP; checkpoints after STEP are moved "
+  "aside.",
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator",
@@ -46,7 +45,6 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processe
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", None, "Number of this process, from 0."
 )
-_RESUMED_CONFIG = pathlib.Path(__file__).with_name("resumed_config.py")
 flags.mark_flag_as_required("config")  # DEFINE_config_file has no `required`
 
 
@@ -63,62 +61,30 @@ def main() -> None:
   from sdt_jax.synthesis.samples import Gallery
   from sdt_jax.training import loop, processes
 
-  resumed, step = _split_resume(_RESUME.value or "")
+  resumed, step = resuming.split_resume(_RESUME.value or "")
   given = resumed or _WORKDIR.value
   if _COORDINATOR.value and not given:
     raise UserError("--coordinator: several processes need a common --workdir")
   processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   workdir = pathlib.Path(given or _default_workdir(config_file.stem))
+  how_to_resume = f"to resume: {resuming.command(sys.argv, workdir)}"
   if processes.is_main():
     print(f"workdir: {workdir}", flush=True)
   try:
     finished = loop.train(
-      *(_CONFIG.value, workdir, Evaluator, Gallery, _PRETRAINED.value, step)
+      _CONFIG.value,
+      workdir,
+      Evaluator,
+      Gallery,
+      pretrained=_PRETRAINED.value,
+      must_resume=bool(resumed),
+      from_step=step,
     )
   except KeyboardInterrupt:  # before the first step
-    print(_how_to_go_on(sys.argv, workdir))
+    print(how_to_resume)
     raise
   if processes.is_main():
-    print(f"trained: {workdir}" if finished else _how_to_go_on(sys.argv, workdir))
-
-
-def _split_resume(text: str) -> tuple[str, int | None]:
-  """DIR[:STEP] -> DIR and step."""
-  match = re.fullmatch(r"(.+):(\d{1,18})", text)
-  return (match[1], int(match[2])) if match else (text, None)
-
-
-def _how_to_go_on(argv: list[str], workdir: pathlib.Path) -> str:
-  """The command that resumes the run which `argv` started."""
-  program = argv[0] if argv[0].endswith(".py") else pathlib.PurePath(argv[0]).name
-  python = ["python"] if program.endswith(".py") else []
-  rest, skipping = [], False
-  for argument in argv[1:]:
-    name, has_value, _ = argument.lstrip("-").partition("=")
-    if skipping:
-      skipping = False
-    elif name in ("workdir", "tag", "resume"):
-      skipping = not has_value
-    elif not _is_of_resumed_config(argument):
-      rest.append(argument)
-  goal = "resume" if any(a.startswith("--resume") for a in argv) else "workdir"
-  command = shlex.join([*python, program, *rest, f"--{goal}={workdir}"])
-  return f"to go on: {command}"
-
-
-def _with_config_of_resumed(argv: list[str]) -> list[str]:
-  """Adds --config for --resume without --config: the saved config of the run."""
-  names = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
-  if "resume" not in names or "config" in names:
-    return argv
-  at = names.index("resume") + 1
-  value = argv[at].partition("=")[2] or "".join(argv[at + 1 : at + 2])
-  config = f"--config={_RESUMED_CONFIG}:{_split_resume(value)[0]}"
-  return [argv[0], config, *argv[1:]]  # must come before --config.field=value
-
-
-def _is_of_resumed_config(argument: str) -> bool:
-  return argument.startswith(f"--config={_RESUMED_CONFIG}:")
+    print(f"trained: {workdir}" if finished else how_to_resume)
 
 
 def _default_workdir(name: str) -> str:
@@ -128,7 +94,7 @@ def _default_workdir(name: str) -> str:
 
 def run() -> None:
   """Parses the flags and runs the program."""
-  sys.argv = _with_config_of_resumed(sys.argv)
+  sys.argv = resuming.with_saved_config(sys.argv)
   cli.run(main)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import pathlib
 import platform
 import shlex
@@ -99,22 +100,48 @@ class Board:
       self._guard(self._file.close)
 
 
-class _TextFile(logging.FileHandler):
-  """Appends the package's messages to `train.log`, with the time."""
+class TextLog(logging.FileHandler):
+  """The package's messages, with the time, for `train.log`.
 
-  def __init__(self, path: pathlib.Path):
-    super().__init__(path, delay=True, encoding="utf-8")
+  As a context, it collects them; `open` writes those so far, and then each as it comes.
+  An error that ends the context is also written.
+  """
+
+  def __init__(self):
+    super().__init__(os.devnull, delay=True, encoding="utf-8")
     self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    self._guard = Guard(path.name)
+    self._early: list[logging.LogRecord] | None = []
+    self._guard = Guard(workdir.LOG)
+
+  def __enter__(self) -> "TextLog":
+    _package_log.addHandler(self)
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    _package_log.removeHandler(self)
+    if error:
+      self.write(f"{kind.__name__}: {error}")
+    self.close()
+
+  def open(self, path: pathlib.Path) -> None:
+    """Begins to write to a file."""
+    self.baseFilename = os.path.abspath(path)
+    early, self._early = self._early or [], None
+    for record in early:
+      self.handle(record)
+
+  def write(self, text: str) -> None:
+    """Adds a message that is not shown elsewhere."""
+    self.handle(logging.makeLogRecord({"msg": text}))
 
   def emit(self, record: logging.LogRecord) -> None:
-    self._guard(super().emit, record)
+    if self._early is None:
+      self._guard(super().emit, record)
+    else:
+      self._early.append(record)
 
   def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
     raise  # the exception that is being handled, for the guard
-
-  def write(self, text: str) -> None:
-    self.handle(logging.makeLogRecord({"msg": text}))
 
 
 def _describe_start(config: Config) -> str:
@@ -139,6 +166,7 @@ class RunLog:
 
   Args:
     path: the workdir; None for a process that only checks for non-finite metrics.
+    text_log: is opened in the workdir.
     start_step: step to start after; later lines of an earlier attempt are dropped.
     pending: metrics of earlier steps that are not yet part of a line, from `pending`.
     total_steps: last step of the run.
@@ -153,6 +181,7 @@ class RunLog:
   def __init__(
     self,
     path: pathlib.Path | None,
+    text_log: TextLog,
     *,
     start_step: int,
     pending: list[dict[str, float]],
@@ -185,10 +214,9 @@ class RunLog:
     )
     self._total_steps = total_steps
     self._restart_clock()
-    self._text: _TextFile | None = None
+    self.note = text_log.write
     if path:
-      self._text = _TextFile(path / workdir.LOG)
-      _package_log.addHandler(self._text)
+      text_log.open(path / workdir.LOG)
     self.note(f"{title}, from step {start_step}\n{_describe_start(config)}")
     self._epoch_start = time.perf_counter()
     self._epoch_seconds: collections.deque[float] = collections.deque(maxlen=10)
@@ -302,16 +330,8 @@ class RunLog:
     if not self._bar.disable:
       self._bar.write(text)
 
-  def note(self, text: str) -> None:
-    """Writes to `train.log` only."""
-    if self._text:
-      self._text.write(text)
-
   def close(self) -> None:
     self._bar.close()
-    if self._text:
-      _package_log.removeHandler(self._text)
-      self._text.close()
     if self.board:
       self.board.close()
 

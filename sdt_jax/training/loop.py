@@ -20,7 +20,7 @@ from sdt_jax.methods.train_state import TrainState
 from sdt_jax.templates import sources
 from sdt_jax.training import checkpoints, feed, interrupts, parallel, processes, setup
 from sdt_jax.training.hooks import Gallery, MakeEvaluator, MakeGallery, Sample
-from sdt_jax.training.logs import NonFiniteError, RunLog
+from sdt_jax.training.logs import NonFiniteError, RunLog, TextLog
 from sdt_jax.training.setup import Job
 
 
@@ -30,6 +30,7 @@ def train(
   make_evaluator: MakeEvaluator,
   make_gallery: MakeGallery,
   pretrained: str | None = None,
+  must_resume: bool = False,
   from_step: int | None = None,
 ) -> bool:
   """Trains a model, or resumes the run in `path` if there is one.
@@ -40,38 +41,51 @@ def train(
     make_evaluator: for validation, see `hooks`.
     make_gallery: for sample videos, see `hooks`.
     pretrained: workdir of a run whose weights to start from.
+    must_resume: whether it is an error if there is no run to resume.
     from_step: the checkpoint to resume from; default: the latest. Later ones are moved
       to a folder in the workdir.
 
   Returns:
-    True if the run is complete, False if it was asked to stop early.
+    True if the run is complete, False if it was asked to stop.
 
   Raises:
     UserError: a field, the data or the workdir is unusable, or a loss is not finite.
   """
-  with processes.errors_shared():
-    plan = setup.check(config, path, make_evaluator, pretrained, from_step)
-  if plan.bank_config:
-    print(f"first, the pose VAE of these templates: {plan.pose_vae}", flush=True)
-    assert plan.pose_vae
-    if not train(plan.bank_config, plan.pose_vae, make_evaluator, make_gallery):
+  with TextLog() as text_log:
+    with processes.errors_shared():
+      plan = setup.check(
+        config, path, make_evaluator, pretrained, must_resume, from_step
+      )
+    if plan.bank_config and not _train_bank_run(plan, make_evaluator, make_gallery):
       return False
-  with processes.errors_shared():
-    job = setup.prepare(plan, make_evaluator)
+    with processes.errors_shared():
+      job, first_state = setup.prepare(plan, make_evaluator)
     # All inputs are checked before anything is written.
-    fresh = None if job.resumed else setup.fresh_state(job, plan.pretrained)
-  with _locked(path), interrupts.catch() as stop:
-    try:
-      return _run(job, make_gallery, fresh, stop)
-    except NonFiniteError as e:
-      raise UserError(_explain(job, e)) from e
+    with _locked(path), interrupts.catch() as stop:
+      try:
+        return _run(job, make_gallery, first_state, stop, text_log)
+      except NonFiniteError as e:
+        raise UserError(_explain(job, e)) from e
+
+
+def _train_bank_run(
+  plan: setup.Plan, make_evaluator: MakeEvaluator, make_gallery: MakeGallery
+) -> bool:
+  """Trains the run whose bank provides the templates; see `train`."""
+  assert plan.bank_config
+  assert plan.bank_run
+  if processes.is_main():
+    workdir.write_config(plan.path, plan.config)  # for --resume
+    print(f"training the pose VAE of the templates first: {plan.bank_run}", flush=True)
+  return train(plan.bank_config, plan.bank_run, make_evaluator, make_gallery)
 
 
 def _run(
   job: Job,
   make_gallery: MakeGallery,
-  fresh: TrainState | None,
+  first_state: TrainState | None,
   stop: interrupts.StopRequest,
+  text_log: TextLog,
 ) -> bool:
   """The loop over steps; see `train`."""
   with processes.errors_shared():
@@ -83,12 +97,12 @@ def _run(
         _set_aside(job.path, job.from_step)
       workdir.create(job.path, job.config, job.speaker, job.clip_ids)
   saver = _Saver(job)
-  state, start, pending = (fresh, 0, []) if fresh else saver.restore()
+  state, start, pending = (first_state, 0, []) if first_state else saver.restore()
   clips = _open_feed(job, start)
   train_steps = _map_train_step(job, clips)
   with contextlib.ExitStack() as at_exit:
     with processes.errors_shared():
-      log = _open_log(job, start, pending)
+      log = _open_log(job, start, pending, text_log)
     at_exit.callback(log.close)
     gallery = None
     if log.board:  # this process writes files
@@ -106,6 +120,8 @@ def _run(
       if is_epoch:
         log.pending()  # a non-finite loss stops the run before it is scored and shown
       scores = _validate(job, state, log, last) if job.validates_after(last) else {}
+      if is_epoch:
+        log.end_epoch(last, scores)
       waits = is_epoch or last % job.config.log.every_steps == 0
       stopping, overdue = processes.any_process(
         stop.requested, saver.overdue(), ask=waits
@@ -114,10 +130,9 @@ def _run(
         saver.save(state, last, log.pending(), scores)
       if is_epoch:
         _show(job, state, last, gallery)
-        log.end_epoch(last, scores)
       if stopping:
         log.say(f"stopped after step {last}, which is saved")
-        return last == job.total_steps
+        return False
   return True
 
 
@@ -236,9 +251,12 @@ def _blocks(job: Job, start: int, length: int) -> Iterator[tuple[int, int]]:
     start = last
 
 
-def _open_log(job: Job, start: int, pending: list[dict[str, float]]) -> RunLog:
+def _open_log(
+  job: Job, start: int, pending: list[dict[str, float]], text_log: TextLog
+) -> RunLog:
   return RunLog(
     job.path if processes.is_main() else None,
+    text_log,
     start_step=start,
     pending=pending,
     total_steps=job.total_steps,
@@ -304,7 +322,7 @@ def _show(job: Job, state: TrainState, step: int, gallery: Gallery | None) -> No
   if bank is not None and gallery:
     gallery.add_templates(np.asarray(bank), epoch, step)
   samples = [("train", job.train, fields.train_videos, job.method.bank(state))]
-  if job.dev is not None:
+  if job.dev is not None and fields.dev_videos:
     templates = _dev_templates(job, state, job.dev)
     samples.append(("dev", job.dev, fields.dev_videos, templates))
   for name, split, count, templates in samples:

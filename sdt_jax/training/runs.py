@@ -92,29 +92,33 @@ def load_encoder(path: str | pathlib.Path, flag: str) -> Run:
     UserError: the run cannot be opened, or has no encoder.
   """
   run = load(path)
-  if not run.method.has_encoder:
-    raise UserError(
-      f"{flag}={path}: is the workdir of a {run.method.title}, which has no encoder; "
-      "give that of a pose VAE (configs/pose2pose.py)"
-    )
+  require_encoder(type(run.method), path, flag)
   return run
 
 
-def template_bank(path: str, clip_ids: list[str]) -> jax.Array:
-  """The template (N, D) that the pose VAE in `path` recorded for each training clip.
+def require_encoder(method: type[Method], path: str | pathlib.Path, flag: str) -> None:
+  """Raises a UserError if this method, of the run in `path`, has no encoder."""
+  if not method.has_encoder:
+    raise UserError(
+      f"{flag}={path}: is the workdir of a {method.title}, which has no encoder; "
+      "give that of a pose VAE (configs/pose2pose.py)"
+    )
+
+
+def template_bank(pose_vae: Run, clip_ids: list[str]) -> jax.Array:
+  """The template (N, D) that a pose VAE recorded for each training clip.
 
   Raises:
-    UserError: it is not a pose VAE, or was trained on other clips.
+    UserError: it was trained on other clips.
   """
-  run = load_encoder(path, "config.template.pose_vae")
   try:
-    workdir.check_clips(run.path, clip_ids)
+    workdir.check_clips(pose_vae.path, clip_ids)
   except UserError as e:
     raise UserError(
-      f"config.template.pose_vae={path}: was trained on other clips; train it on the "
-      f"same data ({e})"
+      f"config.template.pose_vae={pose_vae.path}: was trained on other clips; train it "
+      f"on the same data ({e})"
     ) from e
-  return run.state.bank["mean"]
+  return pose_vae.state.bank["mean"]
 
 
 def take_weights(state: TrainState, pretrained: Run, partial: bool) -> TrainState:
@@ -149,6 +153,11 @@ def take_weights(state: TrainState, pretrained: Run, partial: bool) -> TrainStat
   mine, other = state.params.get("templates"), source.params.get("templates")
   if mine is not None and other is not None and mine.shape == other.shape:
     params["templates"] = other
+  elif mine is not None and "templates" not in state.opt_states:
+    raise UserError(
+      f"--pretrained={path}: has no templates for these {len(mine)} clips, which "
+      "config.template.frozen=True needs; give an SDT-BP run on the same clips"
+    )
   elif mine is not None or other is not None:
     _log.info("--pretrained=%s: its templates are not used", path)
   return state.replace(params=params, batch_stats=batch_stats)

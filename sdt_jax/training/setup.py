@@ -29,19 +29,20 @@ class Plan:
     path: the workdir.
     resumed: whether it contains a checkpoint.
     from_step: the checkpoint to resume from; None for the latest.
-    pretrained: the run whose weights to start from.
-    pose_vae: workdir of the pose VAE for FTD and templates; None without one.
-    bank_config: config of the run to train first, in `pose_vae`, because its bank
-      provides the templates; None if there is no need.
+    pretrained: workdir of the run whose weights to start from; None for none.
+    bank_run: workdir of the run whose bank provides the templates, None without one.
+    bank_config: config to train `bank_run` with first; None if it is trained.
+    ftd_vae: workdir of the pose VAE for FTD, None without one.
   """
 
   config: Config
   path: pathlib.Path
   resumed: bool
   from_step: int | None
-  pretrained: runs.Run | None
-  pose_vae: pathlib.Path | None
+  pretrained: str | None
+  bank_run: pathlib.Path | None
   bank_config: Config | None
+  ftd_vae: pathlib.Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Job:
   method: Method
   evaluator: Evaluator
   resumed: bool
-  from_step: int | None = None
+  from_step: int | None
 
   @property
   def steps_per_epoch(self) -> int:
@@ -91,6 +92,7 @@ def check(
   path: pathlib.Path,
   make_evaluator: MakeEvaluator,
   pretrained: str | None = None,
+  must_resume: bool = False,
   from_step: int | None = None,
 ) -> Plan:
   """Checks all that can be checked before the data is built; see `loop.train`.
@@ -104,79 +106,127 @@ def check(
   if config.debug.nans:
     jax.config.update("jax_debug_nans", True)
   parallel.check_batch_size(config.batch_size)
+  resumed = _check_resume(path, must_resume, from_step)
+  if resumed:
+    workdir.check_same(path, config)
+    _announce_schedule(workdir.read_config(path), config)
+  elif pretrained:
+    workdir.read_config(pathlib.Path(pretrained))
+  elif config.template.frozen:
+    raise UserError(
+      "config.template.frozen is True, but there are no templates to keep; give "
+      "--pretrained=<workdir of an SDT-BP run on the same clips>"
+    )
+  method = methods.METHODS[config.experiment]
+  bank_config = None if resumed else method.bank_config(config)
+  bank_run = workdir.pose_vae_of_templates(path, config)
+  ftd_vae = None if method.has_encoder else workdir.pose_vae_for_ftd(path, config)
+  if bank_run and not resumed and not bank_config:
+    _check_encoder(bank_run, "config.template.pose_vae", config.template.size)
+  if resumed and ftd_vae and not ftd_vae.is_dir() and not config.evaluation.pose_vae:
+    _log.warning("%s: the pose VAE is no longer there; FTD is left out", ftd_vae)
+    ftd_vae = None
+  if config.evaluation.pose_vae:
+    _check_encoder(
+      pathlib.Path(config.evaluation.pose_vae), "config.evaluation.pose_vae"
+    )
+  _check_evaluation(config, make_evaluator, ftd_vae, bank_run)
+  return Plan(
+    config=config,
+    path=path,
+    resumed=resumed,
+    from_step=from_step,
+    pretrained=None if resumed else pretrained,
+    bank_run=None if resumed else bank_run,
+    bank_config=bank_config,
+    ftd_vae=ftd_vae,
+  )
+
+
+def _check_resume(path: pathlib.Path, must_resume: bool, from_step: int | None) -> bool:
+  """Whether the workdir has a checkpoint.
+
+  Raises:
+    UserError: it must have one, or that of `from_step`, but has not.
+  """
   steps = checkpoints.steps(path / workdir.CHECKPOINTS)
-  resumed = bool(steps)
   if from_step is not None and from_step not in steps:
     raise UserError(
       f"--resume={path}:{from_step}: no such checkpoint; there are "
       f"{', '.join(map(str, steps)) or 'none'}"
     )
-  if resumed:
-    workdir.check_same(path, config)
-    _announce_schedule(workdir.read_config(path), config)
+  first_phase = path / workdir.POSE_VAE / workdir.CHECKPOINTS
+  if must_resume and not steps and not checkpoints.steps(first_phase):
+    raise UserError(f"--resume={path}: has no checkpoint; start a run with --workdir")
+  return bool(steps)
+
+
+def _announce_schedule(old: Config, new: Config) -> None:
+  """Warns if resuming with other fields changes the schedule of the learning rate."""
+  before, after = (
+    f"{' and '.join(map(str, config_lib.milestones(c))) or 'none'} of {c.num_epochs}"
+    for c in (old, new)
+  )
+  if before != after and processes.is_main():
+    _log.warning(
+      "epochs after which the learning rate decays: %s (before: %s); "
+      "config.optimizer.milestones changes them",
+      *(after, before),
+    )
+
+
+def _check_encoder(path: pathlib.Path, flag: str, size: int | None = None) -> None:
+  """Raises a UserError unless this is the workdir of a pose VAE, of this code size."""
+  try:
+    config = workdir.read_config(path)
+    methods.check(config)
+  except UserError as e:
+    raise UserError(f"{flag}={path}: {e}") from e
   method = methods.METHODS[config.experiment]
-  bank_config = None if resumed else method.bank_config(config)
-  pose_vae = None if method.has_encoder else workdir.pose_vae(path, config)
-  if pose_vae and not bank_config:
-    pose_vae = _check_pose_vae(pose_vae, config, resumed)
-  known = make_evaluator.metric_names(pose_vae is not None)
+  runs.require_encoder(method, path, flag)
+  if size is not None and config.template.size != size:
+    raise UserError(
+      f"{flag}={path}: its templates have {config.template.size} dimensions, expected "
+      f"config.template.size, {size}"
+    )
+
+
+def _check_evaluation(
+  config: Config,
+  make_evaluator: MakeEvaluator,
+  ftd_vae: pathlib.Path | None,
+  bank_run: pathlib.Path | None,
+) -> None:
+  """Raises a UserError if validation cannot compute what the config asks for."""
+  known = make_evaluator.metric_names(ftd_vae is not None)
   best = config.checkpoint.best_metric
   if best not in known:
     raise UserError(
       f"config.checkpoint.best_metric is {best!r}; expected one of {', '.join(known)}"
-      + ("" if pose_vae else ", or ftd with config.evaluation.pose_vae")
+      + ("" if ftd_vae else ", or ftd with config.evaluation.pose_vae")
     )
-  if config.evaluation.template == "encoder" and pose_vae is None:
+  if config.evaluation.template != "encoder":
+    return
+  if ftd_vae is None or (bank_run and bank_run != ftd_vae):
     raise UserError(
-      "config.evaluation.template is 'encoder', which needs "
-      "config.evaluation.pose_vae=<workdir of a pose VAE>"
-    )
-  start = runs.load(pretrained) if pretrained and not resumed else None
-  return Plan(config, path, resumed, from_step, start, pose_vae, bank_config)
-
-
-def _announce_schedule(old: Config, new: Config) -> None:
-  """Says what becomes of the learning rate in a run that is extended or shortened."""
-  before, after = (config_lib.milestones(c) for c in (old, new))
-  if before != after:
-    _log.warning(
-      "the learning rate now decays after epochs %s of %d, no longer after %s of %d; "
-      "config.optimizer.milestones changes this",
-      *(_listed(after), new.num_epochs, _listed(before), old.num_epochs),
+      "config.evaluation.template is 'encoder', which needs the pose VAE of the "
+      "templates; "
+      + (
+        "leave out config.evaluation.pose_vae"
+        if ftd_vae
+        else "give config.evaluation.pose_vae=<its workdir>"
+      )
     )
 
 
-def _listed(epochs: list[int]) -> str:
-  return " and ".join(map(str, epochs)) or "none"
-
-
-def _check_pose_vae(
-  path: pathlib.Path, config: Config, resumed: bool
-) -> pathlib.Path | None:
-  """The workdir of the pose VAE; None if a run can go on without it.
-
-  Raises:
-    UserError: it cannot be used.
-  """
-  named = config.evaluation.pose_vae
-  if resumed and not named and not path.is_dir():  # the templates are in the state
-    _log.warning("%s: the pose VAE is no longer there; FTD is left out", path)
-    return None
-  flag = "config.evaluation.pose_vae" if named else "config.template.pose_vae"
-  size = runs.load_encoder(path, flag).config.template.size
-  if config.evaluation.template == "encoder" and size != config.template.size:
-    raise UserError(
-      f"{flag}={path}: its templates have {size} dimensions, those of this run "
-      f"{config.template.size}; config.evaluation.template=encoder needs the same"
-    )
-  return path
-
-
-def prepare(plan: Plan, make_evaluator: MakeEvaluator) -> Job:
+def prepare(plan: Plan, make_evaluator: MakeEvaluator) -> tuple[Job, TrainState | None]:
   """Opens the data, which is built if necessary, and builds the method.
 
+  Returns:
+    The job, and the first state on every device; None for a run to resume.
+
   Raises:
-    UserError: the data is unusable or does not fit the run.
+    UserError: the data or another run is unusable, or does not fit.
   """
   config, path = plan.config, plan.path
   built = processes.in_turn(functools.partial(build_data, config))
@@ -186,27 +236,42 @@ def prepare(plan: Plan, make_evaluator: MakeEvaluator) -> Job:
     else pipeline.speaker_statistics(built, config.dataset.statistics)
   )
   table = speaker.table(config.pose.hierarchical)
-  splits = {n: pipeline.Split(source, table) for n, source in built.sources.items()}
-  train = splits["train"]
+  sources = built.sources
+  train = pipeline.Split(sources["train"], table)
+  dev = pipeline.Split(sources["dev"], table) if "dev" in sources else None
   if config.batch_size > len(train):
     raise UserError(
       f"config.batch_size {config.batch_size} is larger than the train split of "
       f"{len(train)} clips; give a smaller one"
     )
   method = methods.build(config, len(train) // config.batch_size)
-  pose_vae = plan.pose_vae and runs.load_encoder(plan.pose_vae, "the pose VAE")
-  if pose_vae and pose_vae.speaker.name != speaker.name:
+  bank_run = plan.bank_run and runs.load_encoder(
+    plan.bank_run, "config.template.pose_vae"
+  )
+  ftd_vae = bank_run
+  if plan.ftd_vae and plan.ftd_vae != plan.bank_run:
+    ftd_vae = runs.load_encoder(plan.ftd_vae, "config.evaluation.pose_vae")
+  if ftd_vae and ftd_vae.speaker.name != speaker.name:
     raise UserError(
-      f"{pose_vae.path}: is the pose VAE of {pose_vae.speaker.name}, but the data is "
-      f"of {speaker.name}; give one of the same speaker"
+      f"{ftd_vae.path}: is the pose VAE of {ftd_vae.speaker.name}, but the data is of "
+      f"{speaker.name}; give one of the same speaker"
     )
-  evaluator = make_evaluator(method, table, config, pose_vae)
-  dev = splits.get("dev")
-  resume = plan.resumed, plan.from_step
-  job = Job(config, path, speaker, train, dev, method, evaluator, *resume)
+  evaluator = make_evaluator(method, table, config, ftd_vae)
+  job = Job(
+    config=config,
+    path=path,
+    speaker=speaker,
+    train=train,
+    dev=dev,
+    method=method,
+    evaluator=evaluator,
+    resumed=plan.resumed,
+    from_step=plan.from_step,
+  )
   if plan.resumed:  # templates belong to clips by row
     workdir.check_clips(path, job.clip_ids)
-  return job
+    return job, None
+  return job, _first_state(job, bank_run, plan.pretrained)
 
 
 def build_data(config: Config) -> pipeline.Built:
@@ -214,17 +279,19 @@ def build_data(config: Config) -> pipeline.Built:
   return pipeline.build(**config.dataset)
 
 
-def fresh_state(job: Job, pretrained: runs.Run | None) -> TrainState:
+def _first_state(
+  job: Job, bank_run: runs.Run | None, pretrained: str | None
+) -> TrainState:
   """The state of a new run, on every device.
 
   Raises:
-    UserError: the run in `pretrained`, or the one that the templates come from, does
-      not fit.
+    UserError: another run that contributes to it does not fit.
   """
   state = job.init_state()
-  if job.method.bank_from is not None:
-    path = job.method.bank_from or str(job.path / workdir.POSE_VAE)
-    state = state.replace(bank={"mean": runs.template_bank(path, job.clip_ids)})
+  if bank_run:
+    bank = runs.template_bank(bank_run, job.clip_ids)
+    state = state.replace(bank={"mean": bank})
   if pretrained:
-    state = runs.take_weights(state, pretrained, job.config.pretrained_partial)
+    partial = job.config.pretrained_partial
+    state = runs.take_weights(state, runs.load(pretrained), partial)
   return parallel.replicate(state)

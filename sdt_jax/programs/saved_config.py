@@ -1,4 +1,4 @@
-"""The config of a run to resume: `--config=resumed_config.py:WORKDIR`."""
+"""The config of a run, for --resume: `--config=saved_config.py:WORKDIR`."""
 
 import pathlib
 
