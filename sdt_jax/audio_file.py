@@ -122,7 +122,7 @@ def _decode(file, path: pathlib.Path) -> tuple[np.ndarray, int]:
 
 
 def _audio_stream(container):
-  """The first audio track that a decoder is known for, or None."""
+  """The first audio track that FFmpeg can decode, or None."""
   tracks = (s for s in container.streams.audio if s.codec_context is not None)
   return next(tracks, None)
 
@@ -290,7 +290,7 @@ def _has_sound(path: pathlib.Path) -> bool:
 
 
 def has_picture(path: pathlib.Path) -> bool:
-  """Whether the file is a video; the cover of an album is none."""
+  """Whether the file is a video; embedded cover art does not count."""
   with (
     contextlib.suppress(FFmpegError, OSError, ValueError),
     _opened(path) as container,

@@ -424,7 +424,7 @@ def test_what_is_wrong_is_said_before_the_data_is_built(tmp_path, fields, compla
 
 def test_a_workdir_without_a_run_is_not_resumed(data_dir, tmp_path):
   loop_arguments = (tiny.config(data_dir), tmp_path / "w", Evaluator, Gallery)
-  with pytest.raises(UserError, match="--resume=.*w: has no checkpoint"):
+  with pytest.raises(UserError, match=r"--resume=.*w: has no checkpoint"):
     loop.train(*loop_arguments, must_resume=True)
   assert not (tmp_path / "w").exists()
 
@@ -438,7 +438,7 @@ def test_the_pose_vae_of_the_templates_is_not_that_for_ftd(
   path = train(num_epochs=1, seed=1, **VAE, **{"evaluation.pose_vae": str(other)})
   assert runs.load(path / workdir.POSE_VAE).step == 2
   assert (other / workdir.METRICS).read_text() == before
-  with pytest.raises(UserError, match="leave out config.evaluation.pose_vae"):
+  with pytest.raises(UserError, match=r"leave out config\.evaluation\.pose_vae"):
     train(
       tmp_path / "v",
       **VAE,

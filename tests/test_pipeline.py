@@ -231,7 +231,7 @@ def resolve(**fields):
 def test_resolve_takes_the_data_that_is_named(tmp_path):
   ada = {"name": "synthetic", "root": "", "speaker": "ada", "seed": 1}
   assert resolve() == resolve(**ada) == ada
-  assert resolve(speaker="ben")["speaker"] == "ben"
+  assert resolve(name="synthetic", speaker="ben")["speaker"] == "ben"
   root = str(tmp_path)
   zoe = {"name": "speech2gesture", "root": root, "speaker": "zoe", "seed": 1}
   packs.write_pack(tmp_path)
@@ -243,6 +243,7 @@ def test_resolve_takes_the_data_that_is_named(tmp_path):
     ({}, "contains 2 speakers; choose .*config.dataset.speaker=NAME: bob, zoe$"),
     ({"speaker": "eve"}, "no speaker 'eve'; found: bob, zoe$"),
     ({"name": "synthetic"}, "dataset.root='.*' is not used by .*'synthetic'; leave"),
+    ({"root": "", "speaker": "zoe"}, "'zoe' needs dataset.root"),
     ({"name": "tet"}, "config.dataset.name is 'tet'; expected"),
     ({"root": f"{root}/none"}, "dataset.root='.*none' is not a folder"),
     (

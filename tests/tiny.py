@@ -33,4 +33,6 @@ def train(
   config, path: pathlib.Path, gallery=Gallery, pretrained=None, from_step=None
 ) -> bool:
   """Trains as train.py does."""
-  return loop.train(config, path, Evaluator, gallery, pretrained, from_step)
+  return loop.train(
+    config, path, Evaluator, gallery, pretrained=pretrained, from_step=from_step
+  )

@@ -119,8 +119,10 @@ def check(
     )
   method = methods.METHODS[config.experiment]
   bank_config = None if resumed else method.bank_config(config)
-  bank_run = workdir.pose_vae_of_templates(path, config)
-  ftd_vae = None if method.has_encoder else workdir.pose_vae_for_ftd(path, config)
+  bank_run = ftd_vae = None
+  if not method.has_encoder:
+    bank_run = workdir.pose_vae_of_templates(path, config)
+    ftd_vae = workdir.pose_vae_for_ftd(path, config)
   if bank_run and not resumed and not bank_config:
     _check_encoder(bank_run, "config.template.pose_vae", config.template.size)
   if resumed and ftd_vae and not ftd_vae.is_dir() and not config.evaluation.pose_vae:
