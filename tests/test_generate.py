@@ -109,7 +109,7 @@ def test_poses_are_those_of_the_network(path, model, frames):
   )
   table = speakers.published("kubinec").hierarchical
   expected = pose.to_final(np.asarray(poses_norm[0]), table)
-  ours = model.generate(sound, RATE, template=3)
+  ours = model.generate(sound, RATE, template=3, generation="whole")
   assert golden.relative_error(ours, expected) < 1e-4
 
 
@@ -126,10 +126,10 @@ def test_buckets_are_a_quarter_longer_at_most(frames):
 
 def test_lengths_of_one_bucket_share_a_program(model):
   with _compilations() as first:
-    model.generate(_sound(97), RATE, template=3)
+    model.generate(_sound(97), RATE, template=3, generation="whole")
   with _compilations() as later:
-    model.generate(_sound(98), RATE, template=4)
-    model.generate(_sound(112), RATE, template=4)
+    model.generate(_sound(98), RATE, template=4, generation="whole")
+    model.generate(_sound(112), RATE, template=4, generation="whole")
   assert first
   assert not later
 
@@ -148,22 +148,65 @@ def _compilations():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_a_batch_on_many_devices_equals_one_by_one(model):
+@pytest.mark.parametrize("generation", ["windowed", "whole"])
+def test_a_batch_on_many_devices_equals_one_by_one(model, generation):
   assert model.at_once == 8
   sounds = [np.roll(_sound(frames), frames) for frames in (70, 5, 64, 80, 66) * 2]
   codes = [model.bank[i % NUM_CLIPS] for i in range(len(sounds))]
-  together = model.generate_many(sounds, codes)
+  together = model.generate_many(sounds, codes, generation=generation)
   for sound, code, poses_px in zip(sounds, codes, together, strict=True):
-    alone = model.generate(sound, RATE, code)
+    alone = model.generate(sound, RATE, code, generation=generation)
     assert golden.relative_error(poses_px, alone) < 1e-4
 
 
 def test_a_short_sound_is_followed_by_silence(model):
-  short = model.generate(_sound(10), RATE, template=3)
+  generate = functools.partial(model.generate, template=3, generation="whole")
+  short = generate(_sound(10), RATE)
   silence = np.zeros(audio.num_samples(54), np.float32)
-  whole = model.generate(np.concatenate([_sound(10), silence]), RATE, template=3)
+  whole = generate(np.concatenate([_sound(10), silence]), RATE)
   assert len(whole) >= 63
   np.testing.assert_array_equal(short, whole[:10])
+
+
+@hypothesis.settings(deadline=None, max_examples=5)
+@hypothesis.given(
+  frames=st.integers(1, 150), sizes=st.lists(st.integers(1, 40_000), max_size=8)
+)
+def test_a_stream_gives_the_same_for_pieces_of_any_size(model, frames, sizes):
+  sound = _sound(frames)
+  whole, pieces = model.stream(3), model.stream(3)
+  expected = np.concatenate([whole.feed(sound), whole.finish()])
+  cuts = np.cumsum(sizes)
+  parts = [pieces.feed(part) for part in np.split(sound, cuts[cuts < len(sound)])]
+  ours = np.concatenate([*parts, pieces.finish()])
+  assert ours.shape == (audio.num_frames(len(sound)), *kp.UPPER_BODY.shape)
+  assert golden.relative_error(ours, expected) < 1e-5
+
+
+def test_a_loud_end_does_not_change_the_beginning(model):
+  quiet, loud = _sound(200), _sound(200)
+  loud[audio.num_samples(150) :] *= 3
+  for generation, changes in (("windowed", False), ("whole", True)):
+    ours, other = (
+      model.generate(sound, RATE, template=3, generation=generation)[:80]
+      for sound in (quiet, loud)
+    )
+    assert (np.abs(ours - other).max() > 1e-2) == changes
+
+
+def test_a_clip_is_generated_as_in_training(model):
+  """A sound as long as a clip is one window."""
+  ours, whole = (
+    model.generate(_whole_clip(), RATE, template=3, generation=generation)
+    for generation in ("windowed", "whole")
+  )
+  assert golden.relative_error(ours, whole) < 1e-4
+
+
+@pytest.mark.parametrize(("look_ahead", "hop"), [(-1, 2), (2, 0), (60, 20)])
+def test_a_stream_that_is_not_possible(model, look_ahead, hop):
+  with pytest.raises(UserError, match=f"look_ahead={look_ahead}, hop={hop}: expected"):
+    model.stream(3, look_ahead=look_ahead, hop=hop)
 
 
 def test_samples_after_the_last_frame_do_not_matter(model):

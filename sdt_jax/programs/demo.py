@@ -2,8 +2,9 @@
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
       [--step=latest|best|N] [--template=random|normal|INDEX|INDEX:INDEX|FILE.npz] \
-      [--num_samples=N] [--seed=N] [--speaker=NAME] [--outputs=mp4,npz,png] \
-      [--size=1280x720] [--scale=FLOAT] [--export=openpose,pose2img,csv]
+      [--num_samples=N] [--seed=N] [--speaker=NAME] [--generation=windowed|whole] \
+      [--outputs=mp4,npz,png] [--size=1280x720] [--scale=FLOAT] \
+      [--export=openpose,pose2img,csv]
 
 For each sound: <stem>.mp4, <stem>.npz with the poses and the template, <stem>.png with
 a film strip; with several renderings also <stem>_overview.mp4 and .png, which show all.
@@ -26,6 +27,12 @@ _TEMPLATE = flags.DEFINE_string(
   "template", "random", "random, normal, INDEX, INDEX:INDEX (a blend) or FILE.npz."
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each sound.")
+_GENERATION = flags.DEFINE_enum(
+  "generation",
+  "windowed",
+  ["windowed", "whole"],
+  "In windows as long as a training clip, or in one pass, as the original does.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for drawing templates.", lower_bound=0)
 _SPEAKER = flags.DEFINE_string(
   "speaker", None, "Published speaker to animate; default: the one trained on."
@@ -67,6 +74,7 @@ def main() -> None:
     template=_TEMPLATE.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
+    generation=_GENERATION.value,
     outputs=outputs,
     size=size,
     scale=_SCALE.value,

@@ -11,7 +11,7 @@ import tqdm
 from sdt_jax import audio_file, files
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import overview, render, video
-from sdt_jax.synthesis.generate import GestureModel
+from sdt_jax.synthesis.generate import Generation, GestureModel
 from sdt_jax.templates import sources
 
 Export = Callable[[pathlib.Path, np.ndarray], object]
@@ -73,6 +73,7 @@ def render_files(
   template: str = "random",
   num_samples: int = 1,
   seed: int = 0,
+  generation: Generation = "windowed",
   outputs: Collection[str] = OUTPUTS,
   size: render.Size = render.NATURAL_SIZE,
   scale: float | None = None,
@@ -92,6 +93,7 @@ def render_files(
     sounds: sound files; their stems must differ.
     output_dir: created if it is missing.
     template, num_samples, seed: see `templates.sources.choose`.
+    generation: see `GestureModel.generate`.
     outputs: which of `OUTPUTS` to write.
     size: width and height of the videos.
     scale: image pixels per pixel of the poses; default: see `render.framing`.
@@ -123,7 +125,9 @@ def render_files(
   longest_first = sorted(sounds, key=lengths.__getitem__, reverse=True)
   writer = _Writer(outputs, size, scale)
   with tqdm.tqdm(total=len(shown), desc="rendering", unit="video") as progress:
-    for path, wave, renderings in _generate(model, longest_first, chosen, seed):
+    for path, wave, renderings in _generate(
+      model, longest_first, chosen, seed, generation
+    ):
       for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
         writer.write(stem, poses_px, wave, used)
         if export:
@@ -142,6 +146,7 @@ def _generate(
   sounds: list[pathlib.Path],
   chosen: Sequence[sources.Chosen | None],
   seed: int,
+  generation: Generation,
 ) -> Iterator[tuple[pathlib.Path, np.ndarray, list[np.ndarray]]]:
   """Path and samples of each sound, and its poses for each template."""
   codes = [template and template.codes[0] for template in chosen]
@@ -149,7 +154,7 @@ def _generate(
     paths = sounds[first : first + model.at_once]
     waves = [audio_file.load_audio(path) for path in paths]
     poses_px = model.generate_many(
-      [wave for wave in waves for _ in codes], codes * len(waves), seed
+      [wave for wave in waves for _ in codes], codes * len(waves), seed, generation
     )
     for i, (path, wave) in enumerate(zip(paths, waves, strict=True)):
       yield path, wave, poses_px[i * len(codes) : (i + 1) * len(codes)]

@@ -3,15 +3,18 @@
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
 from sdt_jax import audio, audio_file, speakers
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import motion
+from sdt_jax.synthesis import motion, windows
 from sdt_jax.templates import sources
 from sdt_jax.training import parallel, runs
+
+Generation = Literal["windowed", "whole"]
 
 
 def load(
@@ -65,6 +68,7 @@ class GestureModel:
     sample_rate: int,
     template: int | str | np.ndarray = "random",
     seed: int = 0,
+    generation: Generation = "windowed",
   ) -> np.ndarray:
     """Poses for a sound of any length.
 
@@ -74,6 +78,8 @@ class GestureModel:
       template: row of the bank, "random", any other spec of `templates.sources`, or
         the template itself, (D,) or (T, D). A model without templates takes "random".
       seed: for a random template, and for a method that draws random numbers.
+      generation: "windowed", or "whole": in one pass, as the original does, which is
+        worse the longer the sound is (docs/generation.md).
 
     Returns:
       (T, dims, joints) final poses: pixels relative to the neck, 15 frames/s.
@@ -82,30 +88,93 @@ class GestureModel:
       UserError: the sound or the template cannot be used.
     """
     sound = audio_file.to_model_rate(sound, sample_rate)
+    code = self._code(template, seed)
+    return self.generate_many([sound], [code], seed, generation)[0]
+
+  def stream(
+    self,
+    template: int | str | np.ndarray = "random",
+    seed: int = 0,
+    look_ahead: int = 2,
+    hop: int = 2,
+  ) -> windows.Stream:
+    """Generates while the sound comes in, in pieces of any size; see `windows.Stream`.
+
+    Args:
+      template, seed: see `generate`.
+      look_ahead: frames of sound that are heard after a frame before it is generated.
+      hop: frames between windows. A frame is final at most hop + look_ahead + 1
+        frames after its sound; each window takes the computing time of a clip.
+
+    Raises:
+      UserError: the template cannot be used, or a number of frames is not possible.
+    """
+    schedule = windows.live(look_ahead, hop)
+    if look_ahead < 0 or hop < 1 or schedule.latency > windows.FRAMES:
+      raise UserError(
+        f"look_ahead={look_ahead}, hop={hop}: expected at least 0 and 1, and at most "
+        f"{windows.FRAMES - schedule.fade} together"
+      )
+    return self._stream(schedule, self._code(template, seed), seed, 0)
+
+  def _stream(
+    self, schedule: windows.Schedule, code: np.ndarray | None, seed: int, number: int
+  ) -> windows.Stream:
+    def generate(sounds: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+      count = len(sounds)
+      size = parallel.round_up(1 if count == 1 else windows.AT_ONCE)
+      draw = np.array([(seed % 2**32, number)] * count, np.uint32)
+      batch = {"audio": sounds, "draw": draw}
+      if codes is not None:
+        batch["template"] = codes
+      rows = np.minimum(np.arange(size), count - 1)
+      padded = parallel.split({name: array[rows] for name, array in batch.items()})
+      poses_px = np.asarray(self._sample_px(self._state, padded))
+      return poses_px[:count].astype(np.float32)
+
+    return windows.Stream(generate, schedule, code)
+
+  def _code(self, template: int | str | np.ndarray, seed: int) -> np.ndarray | None:
+    """The template (D,) or (T, D); None for a model without templates."""
     if isinstance(template, np.ndarray | jax.Array):
-      code = sources.check_array(np.asarray(template), self.bank)
-    else:
-      [chosen] = sources.choose(str(template), self.bank, seed=seed)
-      code = chosen and chosen.codes[0]
-    return self.generate_many([sound], [code], seed)[0]
+      return sources.check_array(np.asarray(template), self.bank)
+    [chosen] = sources.choose(str(template), self.bank, seed=seed)
+    return chosen and chosen.codes[0]
 
   def generate_many(
     self,
     sounds: Sequence[np.ndarray],
     codes: Sequence[np.ndarray | None],
     seed: int = 0,
+    generation: Generation = "windowed",
   ) -> list[np.ndarray]:
-    """Poses for several sounds, which may differ in length, `at_once` at a time.
+    """Poses for several sounds, which may differ in length.
 
     Args:
       sounds: each (samples,), as returned by `audio_file.to_model_rate`.
       codes: the template of each: all (D,), or all (T, D) with any T; None for a model
         without templates.
       seed: for a method that draws random numbers; each sound draws its own.
+      generation: see `generate`.
 
     Returns:
       (T, dims, joints) final poses of each, as returned by `generate`.
     """
+    if generation == "whole":
+      return self._generate_whole(sounds, codes, seed)
+    poses_px = []
+    for number, (sound, code) in enumerate(zip(sounds, codes, strict=True)):
+      if code is not None and code.ndim == 2:
+        num_frames = audio.num_frames(len(sound))
+        code = _fit_template(code, num_frames, num_frames)
+      stream = self._stream(windows.WHOLE_SOUND, code, seed, number)
+      poses_px.append(np.concatenate([stream.feed(sound), stream.finish()]))
+    return poses_px
+
+  def _generate_whole(
+    self, sounds: Sequence[np.ndarray], codes: Sequence[np.ndarray | None], seed: int
+  ) -> list[np.ndarray]:
+    """`generate_many` in one pass over each sound, `at_once` sounds at a time."""
     order = sorted(range(len(sounds)), key=lambda i: len(sounds[i]))
     poses_px: list = [None] * len(sounds)
     for first in range(0, len(order), self.at_once):

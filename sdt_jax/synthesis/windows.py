@@ -1,0 +1,165 @@
+"""Motion for a sound of any length, from windows as long as a training clip.
+
+The network sees every window as it saw the clips in training: instance norm takes its
+statistics over 64 frames of sound, whereas over a long sound they would differ from all
+that it has learnt. Successive windows overlap; each contributes the frames that it
+knows enough sound around, and a crossfade joins it to the one before.
+
+    window k      |------ context ------|  fade  |  ...  | look-ahead |
+    window k + 1            |------ context ------|  fade  |  ...  | look-ahead |
+
+A `Stream` takes the sound in pieces of any size and returns the frames that are final.
+A whole sound is generated as a stream that is fed at once.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from sdt_jax import audio
+from sdt_jax import keypoints as kp
+
+FRAMES = audio.CLIP_FRAMES
+AT_ONCE = 8
+"""Largest number of windows that are generated together."""
+
+_SAMPLES = audio.num_samples(FRAMES)
+
+Generate = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""Sounds (n, samples), templates (n, 64, D) or None -> poses (n, 64, dims, joints)."""
+
+
+class Schedule(NamedTuple):
+  """Where windows lie, in frames; hop + look_ahead + fade is at most 64.
+
+  Attributes:
+    hop: between the ends of successive windows.
+    look_ahead: sound that a window needs after the last frame that it contributes.
+    fade: length of the crossfade between successive windows.
+    first: end of the first window. Where a window begins before the sound, the sound
+      is mirrored there.
+  """
+
+  hop: int
+  look_ahead: int
+  fade: int
+  first: int = FRAMES
+
+  @property
+  def latency(self) -> int:
+    """Most frames of sound after a frame that are heard before it is final."""
+    return self.hop + self.look_ahead + self.fade
+
+
+# Chosen by measurement, see docs/generation.md.
+WHOLE_SOUND = Schedule(hop=40, look_ahead=8, fade=16)
+
+
+def live(look_ahead: int = 2, hop: int = 2, fade: int = 1) -> Schedule:
+  """A schedule for a sound that is still being recorded."""
+  return Schedule(hop, look_ahead, fade, first=hop + look_ahead + fade)
+
+
+class Stream:
+  """Generates the motion of a sound that comes in pieces.
+
+  Args:
+    generate: the model.
+    schedule: where windows lie.
+    template: (D,), one for all frames; (T, D), one for each frame of the sound (the
+      last one continues); or None for a model without templates.
+  """
+
+  def __init__(
+    self, generate: Generate, schedule: Schedule, template: np.ndarray | None = None
+  ):
+    self._generate, self._schedule = generate, schedule
+    self._templates = None if template is None else np.atleast_2d(template)
+    self._sound = np.zeros(0, np.float32)  # from sample `_first_sample` on
+    self._first_sample = 0
+    self._next_end = schedule.first
+    self._joined = 0  # number of frames that windows have contributed
+    self._tail: np.ndarray | None = None  # the last `fade` of them, to be blended
+
+  def feed(self, samples: np.ndarray) -> np.ndarray:
+    """Takes samples (n,) at 16 kHz; returns the poses (k, dims, joints) that are final.
+
+    The first pose continues where those of the previous call ended.
+    """
+    self._sound = np.concatenate([self._sound, samples.astype(np.float32)])
+    ends = []
+    while audio.num_samples(self._next_end) <= self._num_samples():
+      ends.append(self._next_end)
+      self._next_end += self._schedule.hop
+    poses_px = self._add_windows(ends, self._schedule.look_ahead)
+    self._forget()
+    return poses_px
+
+  def finish(self) -> np.ndarray:
+    """Ends the sound; returns the remaining poses (k, dims, joints)."""
+    num_frames = audio.num_frames(self._num_samples())
+    missing = audio.num_samples(num_frames) - self._num_samples()
+    self._sound = np.pad(self._sound, (0, max(missing, 0)))
+    poses_px = self._add_windows([num_frames] if num_frames else [], look_ahead=0)
+    rest = [] if self._tail is None else [self._tail]
+    return np.concatenate([poses_px, *rest])
+
+  def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
+    """Changes to a template (D,), over some frames from the end of the sound so far."""
+    assert self._templates is not None
+    heard = audio.num_frames(self._num_samples())
+    before = self._templates_of(0, heard + 1)
+    weights = np.linspace(0, 1, num_frames + 1)[1:, None]
+    change = (1 - weights) * before[-1] + weights * template
+    self._templates = np.concatenate([before[:-1], change]).astype(np.float32)
+
+  def _num_samples(self) -> int:
+    return self._first_sample + len(self._sound)
+
+  def _add_windows(self, ends: list[int], look_ahead: int) -> np.ndarray:
+    """Generates the windows that end here; returns the poses that are final."""
+    if not ends:
+      return np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
+    joined = []
+    for first in range(0, len(ends), AT_ONCE):
+      some = ends[first : first + AT_ONCE]
+      templates = None
+      if self._templates is not None:
+        templates = np.stack([self._templates_of(end - FRAMES, end) for end in some])
+      windows = self._generate(np.stack([self._sound_of(e) for e in some]), templates)
+      for window, end in zip(windows, some, strict=True):
+        joined.append(self._join(window, end, end - look_ahead))
+    return np.concatenate(joined)
+
+  def _join(self, window: np.ndarray, end: int, last: int) -> np.ndarray:
+    """Adds the frames of a window before `last`; returns those that are final."""
+    fade = 0 if self._tail is None else len(self._tail)
+    start = end - FRAMES
+    poses_px = window[self._joined - fade - start : last - start].copy()
+    if self._tail is not None:
+      weight = (np.arange(1, fade + 1) / (fade + 1))[:, None, None]
+      poses_px[:fade] = (1 - weight) * self._tail + weight * poses_px[:fade]
+    self._joined = last
+    final = max(0, len(poses_px) - self._schedule.fade)
+    self._tail = poses_px[final:]
+    return poses_px[:final]
+
+  def _sound_of(self, end: int) -> np.ndarray:
+    """The sound (samples,) of the window that ends at this frame."""
+    if end < FRAMES:
+      heard = self._sound[: audio.num_samples(end)]
+      return np.pad(heard, (_SAMPLES - len(heard), 0), mode="symmetric")
+    start = audio.num_samples(end - FRAMES) - self._first_sample
+    return self._sound[start : start + _SAMPLES]
+
+  def _templates_of(self, first: int, last: int) -> np.ndarray:
+    """Templates (last - first, D) of these frames; the first and the last continue."""
+    assert self._templates is not None
+    return self._templates[np.clip(np.arange(first, last), 0, len(self._templates) - 1)]
+
+  def _forget(self) -> None:
+    """Drops sound that no further window needs."""
+    start = audio.num_samples(max(0, self._next_end - self._schedule.hop - FRAMES))
+    self._sound = self._sound[start - self._first_sample :]
+    self._first_sample = start
