@@ -316,8 +316,10 @@ def test_sdt_vae_has_the_templates_of_its_vae(vae, data_dir, tmp_path):
 
 def test_sdt_vae_needs_a_vae_of_the_same_clips(vae, data_dir, tmp_path):
   fields = {"template.kind": "vae", "template.pose_vae": str(vae)}
-  with pytest.raises(UserError, match="other clips"):
+  with pytest.raises(UserError, match="is the pose VAE of ada, but the data is of bob"):
     _train(tmp_path / "w", data_dir, **fields, **{"dataset.speaker": "bob"})
+  with pytest.raises(UserError, match="other clips"):
+    _train(tmp_path / "v", data_dir, **fields, **{"dataset.num_train_clips": 24})
 
 
 def test_pretrained_lists_networks_that_one_side_lacks(sdt, s2g, data_dir, tmp_path):

@@ -91,7 +91,7 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
   if kind == "sdt_vae":  # its templates are those of the pose VAE's file
     vae = random_state(small_config("pose2pose"))
     expected = expected.replace(bank={"mean": vae.bank["mean"]})
-    imported_too = runs.load_encoder(workdir.pose_vae(run.path, run.config), "")
+    imported_too = runs.load_encoder(workdir.pose_vae_for_ftd(run.path, run.config), "")
     assert_equal_trees(imported_too.state, vae)
     assert imported_too.speaker.name == "oliver"
   assert (run.step, run.epoch) == (STEP, EPOCH)
