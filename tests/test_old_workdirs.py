@@ -26,7 +26,7 @@ GENERATED = np.load(DATA / "generated.npz")
 def _generate(path: str) -> np.ndarray:
   model = sdt_jax.load(path)
   template = "random" if model.bank is None else 3
-  return model.generate(golden.speech()[:80_001], 16_000, template)
+  return model.generate(golden.speech()[:80_001], 16_000, template, generation="whole")
 
 
 def _resume(run: str, config: ml_collections.ConfigDict) -> list[dict]:

@@ -12,6 +12,7 @@ a film strip; with several renderings also <stem>_overview.mp4 and .png, which s
 
 import functools
 import pathlib
+from typing import Any, cast
 
 from absl import flags
 
@@ -74,7 +75,7 @@ def main() -> None:
     template=_TEMPLATE.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
-    generation=_GENERATION.value,
+    generation=cast(Any, _GENERATION.value),
     outputs=outputs,
     size=size,
     scale=_SCALE.value,
