@@ -147,7 +147,7 @@ def _newest(path: pathlib.Path) -> int:
 
 def _wait_for(condition: Callable[[], object], program: Program) -> None:
   """Waits until the condition is true or the program has ended."""
-  deadline = time.monotonic() + 60
+  deadline = time.monotonic() + 100
   while not condition() and program.process.poll() is None:
     assert time.monotonic() < deadline, program.errors.read_text()
     time.sleep(1e-4)
