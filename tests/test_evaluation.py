@@ -66,7 +66,9 @@ def _truth_px(run):
 def test_eight_devices_generate_like_one(sdt):
   run = runs.load(sdt)
   split = _dev(run)
-  templates = sources.draw_random(run.method.bank(run.state), len(split), seed=0)
+  bank = run.method.bank(run.state)
+  [chosen] = sources.choose("random", bank, num_clips=len(split))
+  templates = chosen.codes
   evaluator = Evaluator(run.method, run.table, run.config)
   assert jax.device_count() == 8
   batch = split.read(np.arange(len(split)))

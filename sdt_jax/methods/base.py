@@ -26,6 +26,7 @@ from sdt_jax import config as config_lib
 from sdt_jax import keypoints as kp
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
+from sdt_jax.methods import losses
 from sdt_jax.methods.train_state import TrainState
 
 AXIS = "data"
@@ -200,6 +201,14 @@ def adam(
     return optimizer.update(updates, state, params)
 
   return optax.GradientTransformation(optimizer.init, update)
+
+
+def regression(config: Config) -> losses.Regression:
+  """The regression loss of `config.loss`."""
+  fields = config.loss
+  return losses.Regression(
+    fields.regression, fields.regression_weight, fields.lips_only
+  )
 
 
 def check_groups(field: str, norm: str, channels: Sequence[int]) -> None:

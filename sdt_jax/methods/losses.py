@@ -4,6 +4,8 @@ Each is a mean over the clips of this device, and the step averages over devices
 exception is `template_kl`, which needs the templates of the whole batch.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,24 @@ def mse(poses_norm: Poses, truth_norm: Poses) -> Scalar:
 
 REGRESSION = {"l1": l1, "smooth_l1": smooth_l1, "mse": mse}
 """The regression losses by name."""
+
+
+class Regression(NamedTuple):
+  """The regression loss that a config describes; fields as in its section `loss`."""
+
+  kind: str = "l1"
+  weight: float = 1.0
+  lips_only: bool = False
+
+  def __call__(self, poses_norm: jax.Array, truth_norm: jax.Array) -> Scalar:
+    """The unweighted loss of poses (batch, frames, dims, joints)."""
+    if self.lips_only:
+      poses_norm, truth_norm = lips_only(poses_norm), lips_only(truth_norm)
+    return REGRESSION[self.kind](poses_norm, truth_norm)
+
+
+L1 = Regression()
+"""The default: that of the paper."""
 
 
 def lips_only(poses: jax.Array) -> jax.Array:

@@ -20,9 +20,7 @@ class Pose2Pose(base.Method):
 
   Attributes:
     vae: the pose VAE.
-    regression: name of the regression loss, see `losses.REGRESSION`.
-    regression_weight: weight of the regression loss.
-    lips_only: see `losses.lips_only`.
+    regression: the regression loss.
     kl_weight: weight of the KL term.
   """
 
@@ -31,9 +29,7 @@ class Pose2Pose(base.Method):
   has_encoder: ClassVar[bool] = True
 
   vae: PoseVAE
-  regression: str = "l1"
-  regression_weight: float = 1.0
-  lips_only: bool = False
+  regression: losses.Regression = losses.L1
   kl_weight: float
 
   @classmethod
@@ -54,9 +50,7 @@ class Pose2Pose(base.Method):
         dtype=base.activation_dtype(config),
         norm=config.pose_vae.norm,
       ),
-      regression=config.loss.regression,
-      regression_weight=config.loss.regression_weight,
-      lips_only=config.loss.lips_only,
+      regression=base.regression(config),
       kl_weight=config.template.kl_weight,
       optimizers={"vae": adam},
     )
@@ -101,13 +95,10 @@ class Pose2Pose(base.Method):
         train=True,
         mutable=["batch_stats"],
       )
-      compared = poses, batch["poses"]
-      if self.lips_only:
-        compared = map(losses.lips_only, compared)
-      regression = losses.REGRESSION[self.regression](*compared)
+      regression = self.regression(poses, batch["poses"])
       kl = losses.gaussian_kl(mean, log_var)
-      loss = self.regression_weight * regression + self.kl_weight * kl
-      metrics = {self.regression: regression, "kl": kl, "loss": loss}
+      loss = self.regression.weight * regression + self.kl_weight * kl
+      metrics = {self.regression.kind: regression, "kl": kl, "loss": loss}
       codes = {"mean": mean, "log_var": log_var}
       return loss, (metrics, codes, poses, updated.get("batch_stats", {}))
 

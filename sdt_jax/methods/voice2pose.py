@@ -31,9 +31,7 @@ class Voice2Pose(base.Method):
     template: "bp" learns a template for each training clip, "vae" takes them from the
       bank of another run, "none" uses no templates.
     clip_template_shape: (D,), or (T, D) for templates that change over time.
-    regression: name of the regression loss, see `losses.REGRESSION`.
-    regression_weight: weight of the regression loss.
-    lips_only: see `losses.lips_only`.
+    regression: the regression loss.
     kl_weight: weight of the template KL term.
     gan_weight: weight of the GAN terms of generator and discriminator.
     gan_motion: whether the discriminator sees differences of successive poses.
@@ -47,9 +45,7 @@ class Voice2Pose(base.Method):
   discriminator: MotionDiscriminator | None
   template: Literal["bp", "vae", "none"]
   clip_template_shape: tuple[int, ...]
-  regression: str = "l1"
-  regression_weight: float = 1.0
-  lips_only: bool = False
+  regression: losses.Regression = losses.L1
   kl_weight: float
   gan_weight: float
   gan_motion: bool = True
@@ -110,9 +106,7 @@ class Voice2Pose(base.Method):
       clip_template_shape=(audio.CLIP_FRAMES, size)
       if config.template.frame_wise
       else (size,),
-      regression=config.loss.regression,
-      regression_weight=config.loss.regression_weight,
-      lips_only=config.loss.lips_only,
+      regression=base.regression(config),
       kl_weight=config.template.kl_weight,
       gan_weight=config.discriminator.weight,
       gan_motion=config.discriminator.input == "motion",
@@ -151,7 +145,7 @@ class Voice2Pose(base.Method):
 
   def seen_by_discriminator(self, poses: jax.Array) -> jax.Array:
     """Motion or poses of the chosen joints."""
-    if self.lips_only:
+    if self.regression.lips_only:
       poses = losses.lips_only(poses)
     if self.gan_joints is not None:
       poses = poses[..., np.array(self.gan_joints)]
@@ -224,11 +218,9 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
     train=True,
     mutable=["batch_stats"],
   )
-  compared = poses, batch["poses"]
-  if model.lips_only:
-    compared = map(losses.lips_only, compared)
-  terms = {model.regression: losses.REGRESSION[model.regression](*compared)}
-  loss = model.regression_weight * terms[model.regression]
+  regression = model.regression(poses, batch["poses"])
+  terms = {model.regression.kind: regression}
+  loss = model.regression.weight * regression
   if templates is not None:
     terms["kl"] = losses.template_kl(
       jax.lax.all_gather(templates, AXIS, axis=0, tiled=True)

@@ -94,14 +94,6 @@ def choose(
   )
 
 
-def draw_random(
-  bank: np.ndarray | None, num_clips: int, seed: int
-) -> np.ndarray | None:
-  """A random row of the bank for each clip; None without a bank."""
-  [chosen] = choose("random", bank, num_clips=num_clips, seed=seed)
-  return chosen and chosen.codes
-
-
 def check_array(code: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
   """A template given as an array, (D,) or (T, D), as float32.
 
