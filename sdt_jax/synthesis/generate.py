@@ -88,7 +88,7 @@ class GestureModel:
       UserError: the sound or the template cannot be used.
     """
     sound = audio_file.to_model_rate(sound, sample_rate)
-    code = self._code(template, seed)
+    code = self.choose_template(template, seed)
     return self.generate_many([sound], [code], seed, generation)[0]
 
   def stream(
@@ -115,7 +115,7 @@ class GestureModel:
         f"look_ahead={look_ahead}, hop={hop}: expected at least 0 and 1, and at most "
         f"{windows.FRAMES - schedule.fade} together"
       )
-    return self._stream(schedule, self._code(template, seed), seed, 0)
+    return self._stream(schedule, self.choose_template(template, seed), seed, 0)
 
   def _stream(
     self, schedule: windows.Schedule, code: np.ndarray | None, seed: int, number: int
@@ -134,8 +134,14 @@ class GestureModel:
 
     return windows.Stream(generate, schedule, code)
 
-  def _code(self, template: int | str | np.ndarray, seed: int) -> np.ndarray | None:
-    """The template (D,) or (T, D); None for a model without templates."""
+  def choose_template(
+    self, template: int | str | np.ndarray, seed: int = 0
+  ) -> np.ndarray | None:
+    """The template (D,) or (T, D) that `generate` would use; None without templates.
+
+    Raises:
+      UserError: the template cannot be used.
+    """
     if isinstance(template, np.ndarray | jax.Array):
       return sources.check_array(np.asarray(template), self.bank)
     [chosen] = sources.choose(str(template), self.bank, seed=seed)

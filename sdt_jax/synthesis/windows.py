@@ -76,6 +76,7 @@ class Stream:
   ):
     self._generate, self._schedule = generate, schedule
     self._templates = None if template is None else np.atleast_2d(template)
+    self._first_template = 0  # frame of the first row of `_templates`
     self._sound = np.zeros(0, np.float32)  # from sample `_first_sample` on
     self._first_sample = 0
     self._next_end = schedule.first
@@ -109,10 +110,11 @@ class Stream:
     """Changes to a template (D,), over some frames from the end of the sound so far."""
     assert self._templates is not None
     heard = audio.num_frames(self._num_samples())
-    before = self._templates_of(0, heard + 1)
+    before = self._templates_of(self._first_template, heard)
+    [now] = self._templates_of(heard, heard + 1)
     weights = np.linspace(0, 1, num_frames + 1)[1:, None]
-    change = (1 - weights) * before[-1] + weights * template
-    self._templates = np.concatenate([before[:-1], change]).astype(np.float32)
+    change = (1 - weights) * now + weights * template
+    self._templates = np.concatenate([before, change]).astype(np.float32)
 
   def _num_samples(self) -> int:
     return self._first_sample + len(self._sound)
@@ -156,10 +158,17 @@ class Stream:
   def _templates_of(self, first: int, last: int) -> np.ndarray:
     """Templates (last - first, D) of these frames; the first and the last continue."""
     assert self._templates is not None
-    return self._templates[np.clip(np.arange(first, last), 0, len(self._templates) - 1)]
+    rows = np.arange(first, last) - self._first_template
+    return self._templates[np.clip(rows, 0, len(self._templates) - 1)]
 
   def _forget(self) -> None:
-    """Drops sound that no further window needs."""
-    start = audio.num_samples(max(0, self._next_end - self._schedule.hop - FRAMES))
-    self._sound = self._sound[start - self._first_sample :]
-    self._first_sample = start
+    """Drops sound and templates that no further window needs."""
+    start = max(0, self._next_end - self._schedule.hop - FRAMES)
+    first_sample = audio.num_samples(start)
+    self._sound = self._sound[first_sample - self._first_sample :]
+    self._first_sample = first_sample
+    if self._templates is not None:
+      # The last template continues.
+      unused = min(start - self._first_template, len(self._templates) - 1)
+      self._templates = self._templates[max(0, unused) :]
+      self._first_template += max(0, unused)
