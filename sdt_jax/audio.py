@@ -2,11 +2,12 @@
 
 Conventions: audio is 16 kHz mono float32 in [-1, 1], samples in the last axis; poses
 have 15 frames/s. The mel spectrogram is a power spectrogram without logarithm: FFT
-size 512, periodic Hann window of 400 samples, hop 160, centred with reflection padding,
-80 HTK mel bands from 55 to 7500 Hz, filters not normalised.
+size 512, periodic Hann window of 400 samples, centred with reflection padding, 80 HTK
+mel bands from 55 to 7500 Hz, filters not normalised; 100 steps/s unless stated.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -23,8 +24,7 @@ NUM_MELS = 80
 _N_FFT = 512
 SIDE = _N_FFT // 2  # samples of reflection padding at each end
 _WINDOW = 400
-_HOP = 160
-_MEL_FPS = SAMPLE_RATE // _HOP
+MEL_RATE = 100  # time steps per second
 _MEL_RANGE_HZ = (55.0, 7500.0)
 
 
@@ -43,19 +43,19 @@ def num_samples(num_frames: int) -> int:
   return num_frames * SAMPLE_RATE // FPS
 
 
-def num_mel_frames(num_samples: int) -> int:
+def num_mel_frames(num_samples: int, rate: int = MEL_RATE) -> int:
   """Number of time steps in the mel spectrogram of `num_samples`: 427 for a clip."""
-  return num_samples // _HOP + 1
+  return num_samples * rate // SAMPLE_RATE + 1
 
 
 def mel_frames_over(num_frames: Any) -> Any:
   """`num_mel_frames(num_samples(num_frames))`, for integers and integer arrays."""
-  return num_frames * _MEL_FPS // FPS + 1
+  return num_frames * MEL_RATE // FPS + 1
 
 
-def num_frames_under_mel(mel_frames: Any) -> Any:
+def num_frames_under_mel(mel_frames: Any, rate: int = MEL_RATE) -> Any:
   """Inverse of `mel_frames_over`; also takes a symbolic dimension."""
-  return ((mel_frames - 1) * FPS + _MEL_FPS - 1) // _MEL_FPS
+  return ((mel_frames - 1) * FPS + rate - 1) // rate
 
 
 def fit_to_frames(audio: np.ndarray, frames: int) -> np.ndarray:
@@ -90,29 +90,43 @@ def _window() -> np.ndarray:
 
 
 def mel_spectrogram(
-  audio: Float[np.ndarray | jax.Array, "*batch samples"],
+  audio: Float[np.ndarray | jax.Array, "*batch samples"], rate: int = MEL_RATE
 ) -> Float[jax.Array, "*batch 80 frames"]:
   """Power mel spectrogram.
 
   Args:
     audio: (..., samples) 16 kHz, at least 257 samples for the reflection padding.
+    rate: time steps per second.
 
   Returns:
-    (..., 80, samples // 160 + 1) float32.
+    (..., 80, num_mel_frames(samples, rate)) float32.
   """
   padding = [(0, 0)] * (audio.ndim - 1) + [(SIDE, SIDE)]
-  return mel_of_reflected(jnp.pad(audio, padding, mode="reflect"))
+  return mel_of_reflected(jnp.pad(audio, padding, mode="reflect"), rate)
 
 
 def mel_of_reflected(
-  reflected: Float[np.ndarray | jax.Array, "*batch samples"],
+  reflected: Float[np.ndarray | jax.Array, "*batch samples"], rate: int = MEL_RATE
 ) -> Float[jax.Array, "*batch 80 frames"]:
   """`mel_spectrogram` of audio already padded by reflection, `SIDE` samples per side.
 
   Zeros may follow the padding; they leave the time steps of the audio unchanged.
   """
-  starts = jnp.arange(num_mel_frames(reflected.shape[-1] - 2 * SIDE)) * _HOP
-  frames = reflected[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()
+  steps = num_mel_frames(reflected.shape[-1] - 2 * SIDE, rate)
+  return mel_at(reflected, mel_centres(jnp.arange(steps), rate))
+
+
+def mel_centres(steps: Any, rate: int) -> Any:
+  """The sample that each time step of a mel spectrogram is centred on."""
+  common = math.gcd(SAMPLE_RATE, rate)  # keeps the product within int32
+  return steps * (SAMPLE_RATE // common) // (rate // common)
+
+
+def mel_at(
+  audio: Float[np.ndarray | jax.Array, "*batch samples"], starts: jax.Array
+) -> Float[jax.Array, "*batch 80 frames"]:
+  """Mel spectrum of the 2 * `SIDE` samples from each of these on, (frames,) int."""
+  frames = audio[..., starts[:, None] + jnp.arange(_N_FFT)] * _window()
   spectrum = jnp.fft.rfft(frames)
   power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
   mel = jnp.matmul(power, mel_filters(), precision=jax.lax.Precision.HIGHEST)

@@ -81,6 +81,12 @@ FIELDS: dict[str, Any] = {
     Allowed(lambda x: x > 1, "2 or more, which batch statistics need"),
   ),
   "num_epochs": _run_field(100, "passes over the training clips", _POSITIVE),
+  "teacher": Field(
+    "",
+    "workdir of a gesture model trained on the same clips; its motion for them is a "
+    "second target, weighted by loss.teacher_weight",
+    absent="",
+  ),
   "pretrained_partial": Field(
     False, "let --pretrained skip networks that only one of the two runs has"
   ),
@@ -148,6 +154,15 @@ FIELDS: dict[str, Any] = {
       "channels of the four stages of the audio encoder",
       Allowed(lambda x: len(x) == 4 and all(c > 0 for c in x), "4 positive numbers"),
     ),
+    "causal": Field(
+      False,
+      "let a frame depend on no later sound, except for the look-ahead, so that the "
+      "model can run live frame by frame",
+      absent=False,
+    ),
+    "look_ahead": Field(
+      1, "causal: frames of sound after a frame that affect it", _NOT_NEGATIVE, absent=1
+    ),
   },
   "pose_vae": {
     "norm": Field("bn", "norm of the pose VAE, see generator.norm", _NORM, absent="bn")
@@ -162,6 +177,9 @@ FIELDS: dict[str, Any] = {
     ),
     "regression_weight": Field(
       1.0, "weight of the regression loss", _NOT_NEGATIVE, absent=1.0
+    ),
+    "teacher_weight": Field(
+      1.0, "weight of the regression to the teacher's poses", _NOT_NEGATIVE, absent=1.0
     ),
     "lips_only": Field(
       False,

@@ -28,9 +28,10 @@ def export_model(
   """Writes the generator of the run in `path` at `step` (see `runs.load`) to a file.
 
   The function in the file takes `mel` (b, 80, m) float32, m at least 214, as
-  `audio.mel_spectrogram` gives it, and, where the model has templates, `template`
+  `audio.mel_spectrogram` gives it at the rate of the method (100/s, 120/s for a causal
+  one), and, where the model has templates, `template`
   (b, D) or for a frame-wise model (b, T, D). It returns (b, T, dims, joints) float32
-  final poses in pixels relative to the neck, with T = ceil((m - 1) * 3 / 20) frames.
+  final poses in pixels relative to the neck, with T = ceil((m - 1) * 15 / rate) frames.
 
   Raises:
     UserError: the workdir or checkpoint is unusable, or the file cannot be written.
@@ -60,11 +61,11 @@ def _generator(run: runs.Run) -> Callable[..., jax.Array]:
 
 def _inputs(method: Method) -> list[jax.ShapeDtypeStruct]:
   """Mel spectrogram and template, with symbolic batch size b and mel frames m."""
-  shortest = audio.num_mel_frames(audio.num_samples(MIN_FRAMES))
+  shortest = audio.num_mel_frames(audio.num_samples(MIN_FRAMES), method.mel_rate)
   b, m = jax.export.symbolic_shape("b, m", constraints=[f"m >= {shortest}"])
   shapes: list[tuple] = [(b, audio.NUM_MELS, m)]
   if method.template_shape is not None:
     *by_frame, size = method.template_shape
-    frames = audio.num_frames_under_mel(m)
+    frames = audio.num_frames_under_mel(m, method.mel_rate)
     shapes.append((b, frames, size) if by_frame else (b, size))
   return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -8,7 +8,8 @@ through the class `Method`, so a new method is one new file and one line in
 `train_step` is written for one device, inside a map over the axis `AXIS`: the batch is
 this device's share; gradients, losses and batch statistics are averaged over the axis.
 A batch is a dict of `audio` (b, samples) at 16 kHz, `poses` (b, T, dims, joints)
-normalised, and `index` (b,), the row of each clip among the training clips.
+normalised, and `index` (b,), the row of each clip among the training clips; with a
+teacher also `teacher` (b, T, dims, joints), its normalised poses for these clips.
 """
 
 import abc
@@ -36,10 +37,8 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 CLIP_SHAPE = (audio.CLIP_FRAMES, *kp.UPPER_BODY.shape)
-CLIP_MEL_SHAPE = (
-  audio.NUM_MELS,
-  audio.num_mel_frames(audio.num_samples(audio.CLIP_FRAMES)),
-)
+CLIP_SAMPLES = audio.num_samples(audio.CLIP_FRAMES)
+CLIP_MEL_SHAPE = (audio.NUM_MELS, audio.num_mel_frames(CLIP_SAMPLES))
 
 
 class Condition(NamedTuple):
@@ -113,6 +112,20 @@ class Method(abc.ABC):
   def template_shape(self) -> tuple[int, ...] | None:
     """(D,), or (T, D) for templates that change over time; None without templates."""
 
+  @property
+  def mel_rate(self) -> int:
+    """Time steps per second of `Condition.mel`."""
+    return audio.MEL_RATE
+
+  @property
+  def look_ahead(self) -> int | None:
+    """Frames of sound after a frame that affect it; None: all.
+
+    A method with a look-ahead implements `advance`; its motion does not depend on the
+    length of the sound.
+    """
+    return None
+
   def bank(self, state: TrainState) -> np.ndarray | None:
     """Templates of the training clips that `sample` can use, (N, *template_shape)."""
     bank = state.templates() if "template" in self.inputs else None
@@ -154,6 +167,22 @@ class Method(abc.ABC):
     Returns:
       (B, T, dims, joints) normalised poses.
     """
+
+  def advance(
+    self, state: TrainState, past: Any, condition: Condition
+  ) -> tuple[jax.Array, Any]:
+    """Generates the poses that the next T frames of the sound make final.
+
+    Args:
+      state: the trained state.
+      past: what the call before returned; {} at the start.
+      condition: of these frames; `template` is (B, T, D), of the frames of the result.
+
+    Returns:
+      (B, T, dims, joints) normalised poses of the frames `look_ahead` before, and the
+      past for the next call.
+    """
+    raise NotImplementedError(f"a {self.title} is not generated frame by frame")
 
   def encode(self, state: TrainState, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and log variance (B, D) of normalised poses; needs `has_encoder`."""

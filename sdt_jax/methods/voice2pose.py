@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from sdt_jax.methods import base, losses, train_state
 from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
 from sdt_jax.methods.pose2pose import Pose2Pose
 from sdt_jax.methods.train_state import TrainState
+from sdt_jax.models import causal
+from sdt_jax.models.causal import CausalGenerator
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 
@@ -26,7 +28,7 @@ class Voice2Pose(base.Method):
   """Speech and, if the model uses templates, a template -> poses.
 
   Attributes:
-    generator: the gesture generator.
+    generator: the gesture generator; a causal one makes the method causal.
     discriminator: scores motion or poses; None to train without a GAN.
     template: "bp" learns a template for each training clip, "vae" takes them from the
       bank of another run, "none" uses no templates.
@@ -36,12 +38,13 @@ class Voice2Pose(base.Method):
     gan_weight: weight of the GAN terms of generator and discriminator.
     gan_motion: whether the discriminator sees differences of successive poses.
     gan_joints: indices of the joints that the discriminator sees; None for all.
+    teacher_weight: weight of the regression to the poses of the teacher, if any.
   """
 
   networks: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
   title: ClassVar[str] = "gesture model"
 
-  generator: Generator
+  generator: Generator | CausalGenerator
   discriminator: MotionDiscriminator | None
   template: Literal["bp", "vae", "none"]
   clip_template_shape: tuple[int, ...]
@@ -50,6 +53,7 @@ class Voice2Pose(base.Method):
   gan_weight: float
   gan_motion: bool = True
   gan_joints: tuple[int, ...] | None = None
+  teacher_weight: float = 1.0
 
   @classmethod
   def check(cls, config: Config) -> None:
@@ -64,6 +68,11 @@ class Voice2Pose(base.Method):
         f"config.template.kind is {config.template.kind!r}"
       )
     fields = config.generator
+    if fields.causal and fields.norm not in ("bn", "in_star"):
+      raise UserError(
+        f"config.generator.norm is {fields.norm!r}, which looks ahead, but the generator "
+        "is causal; give bn or in_star"
+      )
     channels = *fields.audio_channels, fields.channels
     base.check_groups("generator.norm", fields.norm, channels)
     _joints(config.discriminator.joints)
@@ -92,13 +101,7 @@ class Voice2Pose(base.Method):
     if not config.template.frozen:
       optimizers["templates"] = adam(config.template.learning_rate_scale)
     return cls(
-      generator=Generator(
-        channels,
-        tuple(config.generator.audio_channels),
-        config.generator.norm,
-        axis_name=AXIS,
-        dtype=dtype,
-      ),
+      generator=_generator(config),
       discriminator=MotionDiscriminator(channels, axis_name=AXIS, dtype=dtype)
       if config.discriminator.weight
       else None,
@@ -111,6 +114,7 @@ class Voice2Pose(base.Method):
       gan_weight=config.discriminator.weight,
       gan_motion=config.discriminator.input == "motion",
       gan_joints=_joints(config.discriminator.joints),
+      teacher_weight=config.loss.teacher_weight,
       optimizers=optimizers,
       needs_bank=config.template.kind == "vae",
     )
@@ -123,9 +127,17 @@ class Voice2Pose(base.Method):
   def template_shape(self) -> tuple[int, ...] | None:
     return None if self.template == "none" else self.clip_template_shape
 
+  @property
+  def mel_rate(self) -> int:
+    return causal.MEL_RATE if self.look_ahead is not None else super().mel_rate
+
+  @property
+  def look_ahead(self) -> int | None:
+    return getattr(self.generator, "look_ahead", None)
+
   def init(self, key: jax.Array, num_clips: int) -> TrainState:
     """Templates start from zeros, one row for each training clip."""
-    mel = jnp.zeros((1, *base.CLIP_MEL_SHAPE))
+    mel = audio.mel_spectrogram(jnp.zeros((1, base.CLIP_SAMPLES)), self.mel_rate)
     shape = self.template_shape
     template = None if shape is None else jnp.zeros((1, *shape))
     keys = jax.random.split(key)
@@ -193,6 +205,34 @@ class Voice2Pose(base.Method):
     return cast(jax.Array, poses)
 
 
+  def advance(
+    self, state: TrainState, past: Any, condition: Condition
+  ) -> tuple[jax.Array, Any]:
+    assert isinstance(self.generator, CausalGenerator)
+    poses, updated = self.generator.apply(
+      state.network("generator") | {"past": past},
+      condition.mel,
+      condition.template,
+      mutable=["past"],
+      method="advance",
+    )
+    return cast(jax.Array, poses), updated["past"]
+
+
+def _generator(config: Config) -> Generator | CausalGenerator:
+  fields = config.generator
+  arguments = {
+    "channels": fields.channels,
+    "audio_channels": tuple(fields.audio_channels),
+    "norm": fields.norm,
+    "axis_name": AXIS,
+    "dtype": base.activation_dtype(config),
+  }
+  if fields.causal:
+    return CausalGenerator(look_ahead=fields.look_ahead, **arguments)
+  return Generator(**arguments)
+
+
 def _joints(names: str) -> tuple[int, ...] | None:
   """Indices of the joints and parts in a comma-separated list; None if it is empty."""
   skeleton, chosen = kp.UPPER_BODY, set()
@@ -212,7 +252,7 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
   templates = None if bank is None else bank[batch["index"]]
   poses, updated = model.generator.apply(
     {"params": params["generator"], "batch_stats": state.batch_stats["generator"]},
-    audio.mel_spectrogram(batch["audio"]),
+    audio.mel_spectrogram(batch["audio"], model.mel_rate),
     templates,
     num_frames=batch["poses"].shape[1],
     train=True,
@@ -221,6 +261,9 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
   regression = model.regression(poses, batch["poses"])
   terms = {model.regression.kind: regression}
   loss = model.regression.weight * regression
+  if "teacher" in batch:
+    terms["teacher"] = model.regression(poses, batch["teacher"])
+    loss += model.teacher_weight * terms["teacher"]
   if templates is not None:
     terms["kl"] = losses.template_kl(
       jax.lax.all_gather(templates, AXIS, axis=0, tiled=True)

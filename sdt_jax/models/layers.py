@@ -24,7 +24,8 @@ from sdt_jax.models import cpu, operations
 
 Dtype = Any
 
-_SLOPE = 0.2
+SLOPE = 0.2
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def _choose(plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]):
@@ -40,8 +41,8 @@ def _choose(plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]):
   return operation
 
 
-_convolve_2d = _choose(operations.convolve, cpu.convolve)
-_instance_norm = _choose(operations.instance_norm, cpu.instance_norm)
+convolve_2d = _choose(operations.convolve, cpu.convolve)
+instance_norm = _choose(operations.instance_norm, cpu.instance_norm)
 
 
 class BatchNorm(nn.Module):
@@ -129,13 +130,12 @@ class _Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
     shape = (*self.kernel, x.shape[-1], self.features)
-    kernel = self.param("kernel", init, shape, jnp.float32)
+    kernel = self.param("kernel", KERNEL_INIT, shape, jnp.float32)
     x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
     if len(self.kernel) == 1:
       return operations.convolve(x, kernel, self.stride, self.padding)
-    return _convolve_2d(x, kernel, stride=self.stride, padding=self.padding)
+    return convolve_2d(x, kernel, stride=self.stride, padding=self.padding)
 
 
 class ConvBlock(nn.Module):
@@ -174,13 +174,13 @@ class ConvBlock(nn.Module):
     if self.norm == "bn":
       x = BatchNorm(axis_name=self.axis_name, name="norm")(x, train)
     elif self.norm == "in_star" and len(self.kernel) == 1:
-      x = _instance_norm(x, None, axes=(-1,))
+      x = instance_norm(x, None, axes=(-1,))
     elif self.norm.startswith("gn"):
       groups = int(self.norm.removeprefix("gn"))
       x = GroupNorm(groups, name="norm")(x, time_mask(x, lengths))
     else:
-      x = _instance_norm(x, time_mask(x, lengths), axes=range(1, x.ndim - 1))
-    x = mask_after(nn.leaky_relu(x, _SLOPE), lengths)
+      x = instance_norm(x, time_mask(x, lengths), axes=range(1, x.ndim - 1))
+    x = mask_after(nn.leaky_relu(x, SLOPE), lengths)
     return x if self.dtype is None else x.astype(self.dtype)
 
   def lengths_after(self, lengths: jax.Array | None) -> jax.Array | None:

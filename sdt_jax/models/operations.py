@@ -11,8 +11,10 @@ import jax.numpy as jnp
 EPSILON = 1e-5
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-  """Convolution; `stride` and zero `padding` apply to every spatial dimension.
+def convolve(
+  x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int = 1
+) -> jax.Array:
+  """Convolution; the numbers apply to every spatial dimension; padding is with zeros.
 
   x is (batch, *spatial, channels in), kernel (*size, channels in, channels out).
   """
@@ -23,6 +25,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     kernel,
     window_strides=(stride,) * dims,
     padding=[(padding, padding)] * dims,
+    rhs_dilation=(dilation,) * dims,
     dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
   )
 

@@ -3,14 +3,16 @@
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from sdt_jax import audio, audio_file, speakers
 from sdt_jax.errors import UserError
-from sdt_jax.synthesis import motion, windows
+from sdt_jax.methods.train_state import TrainState
+from sdt_jax.synthesis import causal, motion, windows
+from sdt_jax.synthesis.stream import Stream
 from sdt_jax.templates import sources
 from sdt_jax.training import parallel, runs
 
@@ -61,6 +63,9 @@ class GestureModel:
     self._sample_px = parallel.map_clips(
       functools.partial(motion.sample_px, run.method, table), "jit"
     )
+    self._method = run.method
+    self._advance_px = jax.jit(functools.partial(causal.advance_px, run.method, table))
+    """On one device: a stream is one sequence."""
 
   def generate(
     self,
@@ -97,29 +102,48 @@ class GestureModel:
     seed: int = 0,
     look_ahead: int = 2,
     hop: int = 2,
-  ) -> windows.Stream:
-    """Generates while the sound comes in, in pieces of any size; see `windows.Stream`.
+  ) -> Stream:
+    """Generates while the sound comes in, in pieces of any size; see `stream.Stream`.
 
     Args:
       template, seed: see `generate`.
-      look_ahead: frames of sound that are heard after a frame before it is generated.
-      hop: frames between windows. A frame is final at most hop + look_ahead + 1
-        frames after its sound; each window takes the computing time of a clip.
+      look_ahead: frames of sound that are heard after a frame before it is generated. A
+        causal model has its own, which this does not change.
+      hop: frames between windows. A frame is final at most hop + look_ahead frames
+        after its sound; each window takes the computing time of a clip.
 
     Raises:
       UserError: the template cannot be used, or a number of frames is not possible.
     """
+    code = self.choose_template(template, seed)
     schedule = windows.live(look_ahead, hop)
-    if look_ahead < 0 or hop < 1 or schedule.latency > windows.FRAMES:
+    if look_ahead < 0 or hop < 1 or schedule.latency >= windows.FRAMES:
       raise UserError(
         f"look_ahead={look_ahead}, hop={hop}: expected at least 0 and 1, and at most "
         f"{windows.FRAMES - schedule.fade} together"
       )
-    return self._stream(schedule, self.choose_template(template, seed), seed, 0)
+    return self._stream(schedule, code, seed, 0)
+
+  @functools.cached_property
+  def _on_one_device(self) -> TrainState:
+    return parallel.on_one_device(self._state)
+
+  @functools.cached_property
+  def _no_past(self) -> Any:
+    return causal.no_past(self._method, self._state)
 
   def _stream(
     self, schedule: windows.Schedule, code: np.ndarray | None, seed: int, number: int
-  ) -> windows.Stream:
+  ) -> Stream:
+    if self._method.look_ahead is not None:
+      return causal.CausalStream(
+        functools.partial(self._advance_px, self._on_one_device),
+        self._no_past,
+        self._method.look_ahead,
+        self._method.mel_rate,
+        code,
+      )
+
     def generate(sounds: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
       count = len(sounds)
       size = parallel.round_up(1 if count == 1 else windows.AT_ONCE)
@@ -132,7 +156,7 @@ class GestureModel:
       poses_px = np.asarray(self._sample_px(self._state, padded))
       return poses_px[:count].astype(np.float32)
 
-    return windows.Stream(generate, schedule, code)
+    return windows.WindowedStream(generate, schedule, code)
 
   def choose_template(
     self, template: int | str | np.ndarray, seed: int = 0

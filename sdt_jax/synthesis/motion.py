@@ -31,8 +31,9 @@ def sample(method: Method, state: TrainState, batch: Batch) -> jax.Array:
   """
   mel = poses = None
   if "mel" in method.inputs:
-    mel = _mel(batch)
-    batch_size, num_frames = mel.shape[0], audio.num_frames_under_mel(mel.shape[-1])
+    mel = _mel(batch, method.mel_rate)
+    batch_size = mel.shape[0]
+    num_frames = audio.num_frames_under_mel(mel.shape[-1], method.mel_rate)
   else:
     poses = batch["poses"]
     batch_size, num_frames = poses.shape[:2]
@@ -50,12 +51,12 @@ def sample_px(
   return pose.to_final(sample(method, state, batch), table)
 
 
-def _mel(batch: Batch) -> jax.Array:
+def _mel(batch: Batch, rate: int) -> jax.Array:
   if "mel" in batch:
     return batch["mel"]
   if "reflected" in batch:
-    return audio.mel_of_reflected(batch["reflected"])
-  return audio.mel_spectrogram(batch["audio"])
+    return audio.mel_of_reflected(batch["reflected"], rate)
+  return audio.mel_spectrogram(batch["audio"], rate)
 
 
 def _keys(draw: jax.Array | None, batch_size: int) -> jax.Array:

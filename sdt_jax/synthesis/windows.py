@@ -8,7 +8,6 @@ knows enough sound around, and a crossfade joins it to the one before.
     window k      |------ context ------|  fade  |  ...  | look-ahead |
     window k + 1            |------ context ------|  fade  |  ...  | look-ahead |
 
-A `Stream` takes the sound in pieces of any size and returns the frames that are final.
 A whole sound is generated as a stream that is fed at once.
 """
 
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdt_jax import audio
-from sdt_jax import keypoints as kp
+from sdt_jax.synthesis.stream import NO_POSES, Stream
 
 FRAMES = audio.CLIP_FRAMES
 AT_ONCE = 8
@@ -48,8 +47,8 @@ class Schedule(NamedTuple):
 
   @property
   def latency(self) -> int:
-    """Most frames of sound after a frame that are heard before it is final."""
-    return self.hop + self.look_ahead + self.fade
+    """See `Stream.latency`."""
+    return self.hop + self.look_ahead + self.fade - 1
 
 
 # Chosen by measurement, see docs/generation.md.
@@ -61,44 +60,40 @@ def live(look_ahead: int = 2, hop: int = 2, fade: int = 1) -> Schedule:
   return Schedule(hop, look_ahead, fade, first=hop + look_ahead + fade)
 
 
-class Stream:
-  """Generates the motion of a sound that comes in pieces.
+class WindowedStream(Stream):
+  """A stream of a model that generates whole clips.
 
   Args:
     generate: the model.
     schedule: where windows lie.
-    template: (D,), one for all frames; (T, D), one for each frame of the sound (the
-      last one continues); or None for a model without templates.
+    template: see `Stream`.
   """
 
   def __init__(
     self, generate: Generate, schedule: Schedule, template: np.ndarray | None = None
   ):
+    super().__init__(template)
     self._generate, self._schedule = generate, schedule
-    self._templates = None if template is None else np.atleast_2d(template)
-    self._first_template = 0  # frame of the first row of `_templates`
-    self._sound = np.zeros(0, np.float32)  # from sample `_first_sample` on
-    self._first_sample = 0
     self._next_end = schedule.first
     self._joined = 0  # number of frames that windows have contributed
     self._tail: np.ndarray | None = None  # the last `fade` of them, to be blended
 
-  def feed(self, samples: np.ndarray) -> np.ndarray:
-    """Takes samples (n,) at 16 kHz; returns the poses (k, dims, joints) that are final.
+  @property
+  def latency(self) -> float:
+    return self._schedule.latency
 
-    The first pose continues where those of the previous call ended.
-    """
-    self._sound = np.concatenate([self._sound, samples.astype(np.float32)])
+  def feed(self, samples: np.ndarray) -> np.ndarray:
+    self._hear(samples)
     ends = []
     while audio.num_samples(self._next_end) <= self._num_samples():
       ends.append(self._next_end)
       self._next_end += self._schedule.hop
     poses_px = self._add_windows(ends, self._schedule.look_ahead)
-    self._forget()
+    start = max(0, self._next_end - self._schedule.hop - FRAMES)
+    self._forget(audio.num_samples(start), start)
     return poses_px
 
   def finish(self) -> np.ndarray:
-    """Ends the sound; returns the remaining poses (k, dims, joints)."""
     num_frames = audio.num_frames(self._num_samples())
     missing = audio.num_samples(num_frames) - self._num_samples()
     self._sound = np.pad(self._sound, (0, max(missing, 0)))
@@ -106,23 +101,10 @@ class Stream:
     rest = [] if self._tail is None else [self._tail]
     return np.concatenate([poses_px, *rest])
 
-  def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
-    """Changes to a template (D,), over some frames from the end of the sound so far."""
-    assert self._templates is not None
-    heard = audio.num_frames(self._num_samples())
-    before = self._templates_of(self._first_template, heard)
-    [now] = self._templates_of(heard, heard + 1)
-    weights = np.linspace(0, 1, num_frames + 1)[1:, None]
-    change = (1 - weights) * now + weights * template
-    self._templates = np.concatenate([before, change]).astype(np.float32)
-
-  def _num_samples(self) -> int:
-    return self._first_sample + len(self._sound)
-
   def _add_windows(self, ends: list[int], look_ahead: int) -> np.ndarray:
     """Generates the windows that end here; returns the poses that are final."""
     if not ends:
-      return np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
+      return NO_POSES
     joined = []
     for first in range(0, len(ends), AT_ONCE):
       some = ends[first : first + AT_ONCE]
@@ -154,21 +136,3 @@ class Stream:
       return np.pad(heard, (_SAMPLES - len(heard), 0), mode="symmetric")
     start = audio.num_samples(end - FRAMES) - self._first_sample
     return self._sound[start : start + _SAMPLES]
-
-  def _templates_of(self, first: int, last: int) -> np.ndarray:
-    """Templates (last - first, D) of these frames; the first and the last continue."""
-    assert self._templates is not None
-    rows = np.arange(first, last) - self._first_template
-    return self._templates[np.clip(rows, 0, len(self._templates) - 1)]
-
-  def _forget(self) -> None:
-    """Drops sound and templates that no further window needs."""
-    start = max(0, self._next_end - self._schedule.hop - FRAMES)
-    first_sample = audio.num_samples(start)
-    self._sound = self._sound[first_sample - self._first_sample :]
-    self._first_sample = first_sample
-    if self._templates is not None:
-      # The last template continues.
-      unused = min(start - self._first_template, len(self._templates) - 1)
-      self._templates = self._templates[max(0, unused) :]
-      self._first_template += max(0, unused)

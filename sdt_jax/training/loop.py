@@ -18,7 +18,15 @@ from sdt_jax.errors import UserError
 from sdt_jax.methods import base
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.templates import sources
-from sdt_jax.training import checkpoints, feed, interrupts, parallel, processes, setup
+from sdt_jax.training import (
+  checkpoints,
+  feed,
+  interrupts,
+  parallel,
+  processes,
+  setup,
+  teacher,
+)
 from sdt_jax.training.hooks import Gallery, MakeEvaluator, MakeGallery, Sample
 from sdt_jax.training.logs import NonFiniteError, RunLog, TextLog
 from sdt_jax.training.setup import Job
@@ -100,6 +108,7 @@ def _run(
   state, start, pending = (first_state, 0, []) if first_state else saver.restore()
   clips = _open_feed(job, start)
   train_steps = _map_train_step(job, clips)
+  data = clips.data, job.teacher and job.teacher.state.replace(opt_states={})
   with contextlib.ExitStack() as at_exit:
     with processes.errors_shared():
       log = _open_log(job, start, pending, text_log)
@@ -114,7 +123,7 @@ def _run(
     log.say(_parameter_counts(state))
     blocks = feed.ahead(clips, _blocks(job, start, clips.steps_at_once))
     for first, last, xs in log.waiting_for(blocks):
-      state, metrics = train_steps(state, clips.data, xs, last - first + 1)
+      state, metrics = train_steps(state, data, xs, last - first + 1)
       log.train_steps(last, metrics, last - first + 1)
       is_epoch = last % job.steps_per_epoch == 0
       if is_epoch:
@@ -229,7 +238,10 @@ def _map_train_step(job: Job, clips: feed.Feed):
 
   def step(state: TrainState, data, x):
     key = base.step_key(job.config.seed, state.step)
-    batch = clips.batch(data, x)
+    tracks, teacher_state = data
+    batch = clips.batch(tracks, x)
+    if job.teacher:
+      batch["teacher"] = teacher.poses(job.teacher.method, teacher_state, batch)
     state, metrics, poses = job.method.train_step(state, batch, key)
     scores = job.evaluator.batch_scores(poses, batch["poses"])
     return state, metrics | jax.lax.pmean(scores, base.AXIS)

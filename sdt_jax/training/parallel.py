@@ -80,6 +80,11 @@ def replicate(tree: Tree) -> Tree:
   return jax.tree.map(put, tree)
 
 
+def on_one_device(tree: Tree) -> Tree:
+  """Copies a replicated tree to one device, where functions of it then run."""
+  return jax.device_put(jax.device_get(tree), jax.local_devices()[0])
+
+
 def replicated_shapes(make: Callable[[], Tree]) -> Tree:
   """Shapes and sharding of `replicate(make())`; nothing is compiled or run."""
   sharding = NamedSharding(_mesh(), P())

@@ -14,7 +14,7 @@ from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
 from sdt_jax.methods.base import Method
 from sdt_jax.methods.train_state import TrainState
-from sdt_jax.training import checkpoints, parallel, processes, runs
+from sdt_jax.training import checkpoints, parallel, processes, runs, teacher
 from sdt_jax.training.hooks import Evaluator, MakeEvaluator
 
 _log = logging.getLogger(__name__)
@@ -47,15 +47,20 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a run needs besides its state; `dev` is None if the data has no such split."""
+  """What a run needs besides its state.
+
+  `dev` is None if the data has no such split, `teacher` without one.
+  """
 
   config: Config
   path: pathlib.Path
   speaker: speakers.Speaker
   train: pipeline.Split
   dev: pipeline.Split | None
+  clip_ids: list[str]
   method: Method
   evaluator: Evaluator
+  teacher: runs.Run | None
   resumed: bool
   from_step: int | None
 
@@ -70,10 +75,6 @@ class Job:
   @property
   def checkpoints(self) -> pathlib.Path:
     return self.path / workdir.CHECKPOINTS
-
-  @property
-  def clip_ids(self) -> list[str]:
-    return [self.train.clip_id(row) for row in range(len(self.train))]
 
   def validates_after(self, step: int) -> bool:
     """Whether the dev split is scored after this step."""
@@ -132,6 +133,8 @@ def check(
     _check_encoder(
       pathlib.Path(config.evaluation.pose_vae), "config.evaluation.pose_vae"
     )
+  if config.teacher:
+    workdir.read_config(pathlib.Path(config.teacher))
   _check_evaluation(config, make_evaluator, ftd_vae, bank_run)
   return Plan(
     config=config,
@@ -259,14 +262,17 @@ def prepare(plan: Plan, make_evaluator: MakeEvaluator) -> tuple[Job, TrainState 
       f"{speaker.name}; give one of the same speaker"
     )
   evaluator = make_evaluator(method, table, config, ftd_vae)
+  clip_ids = [train.clip_id(row) for row in range(len(train))]
   job = Job(
     config=config,
     path=path,
     speaker=speaker,
     train=train,
     dev=dev,
+    clip_ids=clip_ids,
     method=method,
     evaluator=evaluator,
+    teacher=teacher.load(config, table, clip_ids) if config.teacher else None,
     resumed=plan.resumed,
     from_step=plan.from_step,
   )

@@ -1,0 +1,77 @@
+"""What the streams of all models have in common: sound and templates over time."""
+
+import abc
+
+import numpy as np
+
+from sdt_jax import audio
+from sdt_jax import keypoints as kp
+
+NO_POSES = np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
+
+
+class Stream(abc.ABC):
+  """Generates the motion of a sound that comes in pieces of any size.
+
+  What is returned is final, and does not depend on the sizes of the pieces.
+
+  Args:
+    template: (D,), one for all frames; (T, D), one for each frame of the sound (the
+      last one continues); or None for a model without templates.
+  """
+
+  def __init__(self, template: np.ndarray | None):
+    self._templates = None if template is None else np.atleast_2d(template)
+    self._first_template = 0  # frame of the first row of `_templates`
+    self._sound = np.zeros(0, np.float32)  # from sample `_first_sample` on
+    self._first_sample = 0
+
+  @property
+  @abc.abstractmethod
+  def latency(self) -> float:
+    """Longest time in frames from the end of a frame's sound to its pose.
+
+    Without the time to compute it, and except at the start of the sound.
+    """
+
+  @abc.abstractmethod
+  def feed(self, samples: np.ndarray) -> np.ndarray:
+    """Takes samples (n,) at 16 kHz; returns the poses (k, dims, joints) that are final.
+
+    The first pose continues where those of the previous call ended.
+    """
+
+  @abc.abstractmethod
+  def finish(self) -> np.ndarray:
+    """Ends the sound; returns the remaining poses (k, dims, joints)."""
+
+  def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
+    """Changes to a template (D,), over some frames from the end of the sound so far."""
+    assert self._templates is not None
+    heard = audio.num_frames(self._num_samples())
+    before = self._templates_of(self._first_template, heard)
+    [now] = self._templates_of(heard, heard + 1)
+    weights = np.linspace(0, 1, num_frames + 1)[1:, None]
+    change = (1 - weights) * now + weights * template
+    self._templates = np.concatenate([before, change]).astype(np.float32)
+
+  def _hear(self, samples: np.ndarray) -> None:
+    self._sound = np.concatenate([self._sound, samples.astype(np.float32)])
+
+  def _num_samples(self) -> int:
+    return self._first_sample + len(self._sound)
+
+  def _templates_of(self, first: int, last: int) -> np.ndarray:
+    """Templates (last - first, D) of these frames; the first and the last continue."""
+    assert self._templates is not None
+    rows = np.arange(first, last) - self._first_template
+    return self._templates[np.clip(rows, 0, len(self._templates) - 1)]
+
+  def _forget(self, first_sample: int, first_frame: int) -> None:
+    """Drops sound before this sample, and templates before this frame."""
+    self._sound = self._sound[max(0, first_sample - self._first_sample) :]
+    self._first_sample = max(first_sample, self._first_sample)
+    if self._templates is not None:  # the last one continues
+      unused = min(first_frame - self._first_template, len(self._templates) - 1)
+      self._templates = self._templates[max(0, unused) :]
+      self._first_template += max(0, unused)
