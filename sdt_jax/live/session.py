@@ -53,7 +53,7 @@ class Limits:
   message_bytes: int = 2 * audio.SAMPLE_RATE
   speed: float = 2.0
   burst_seconds: float = 2.0
-  waiting_frames: int = 2 * audio.FPS
+  waiting_frames: int = 4 * audio.FPS
   idle_seconds: float = 60.0
 
 
