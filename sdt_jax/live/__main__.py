@@ -55,6 +55,7 @@ def main() -> None:
   from sdt_jax import audio_file
   from sdt_jax.live import server, session
 
+  server.check_origins(_ALLOW_ORIGIN.value)
   with server.listen(_HOST.value, _PORT.value) as listener:
     sound = None
     if _AUDIO.value is not None:

@@ -8,6 +8,7 @@ import errno
 import io
 import ipaddress
 import pathlib
+import re
 import socket
 import urllib.parse
 import wave
@@ -62,8 +63,7 @@ def describe(model: GestureModel, look_ahead: int) -> dict[str, Any]:
     UserError: `look_ahead` is not possible.
   """
   stream = model.stream(look_ahead=look_ahead)
-  # Enough to compile what generates several windows at once, for clients that lag.
-  heard = 10 * audio.CLIP_FRAMES
+  heard = audio.FPS  # compiles the program for several windows, for clients that lag
   final = len(stream.feed(np.zeros(audio.num_samples(heard), np.float32)))
   latency = 0
   for _ in range(audio.FPS):
@@ -84,6 +84,20 @@ def describe(model: GestureModel, look_ahead: int) -> dict[str, Any]:
     "figure": render.figure(),
     "rest": stream.finish()[-1].round(1).tolist(),
   }
+
+
+def check_origins(origins: Collection[str]) -> None:
+  """Checks the value of --allow_origin.
+
+  Raises:
+    UserError: it is not a list of origins, as browsers send them.
+  """
+  for origin in origins:
+    if not re.fullmatch(r"https?://[^/]+", origin):
+      raise UserError(
+        f"--allow_origin={origin}: expected http or https, a host and nothing after "
+        "it, such as https://example.org"
+      )
 
 
 def create_app(
@@ -184,13 +198,13 @@ def listen(host: str, port: int) -> socket.socket:
       host, port, type=socket.SOCK_STREAM
     )
     listener = socket.create_server(address[:2], family=family)
-  except OSError as e:
-    if e.errno == errno.EADDRINUSE:
+  except (OSError, UnicodeError) as e:  # UnicodeError: not a possible name
+    if isinstance(e, OSError) and e.errno == errno.EADDRINUSE:
       raise UserError(
         f"--port={port}: is in use by another program; give another one, or 0 for any"
       ) from e
     raise UserError(
-      f"--host={host}, --port={port}: cannot listen there ({e.strerror}); "
+      f"--host={host}, --port={port}: cannot listen there ({e}); "
       "give an address of this machine and a port above 1023"
     ) from e
   listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)

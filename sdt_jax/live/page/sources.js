@@ -48,7 +48,7 @@ export class Microphone extends Source {
   }
 }
 
-const MARGIN = 0.1; // seconds by which frames may be later than the first ones
+const MARGIN = 0.15; // seconds by which frames may be later than the first ones
 
 export class Recording extends Source {
   // data: promise of an ArrayBuffer with a sound file.
