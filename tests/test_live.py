@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import copy
 import functools
+import http.client
 import json
 import os
 import pathlib
@@ -386,7 +387,15 @@ def test_sound_that_comes_too_fast_is_refused(serve):
     with contextlib.suppress(ConnectionClosed):
       for _ in range(5):
         _send(client, _sound(0.9))
-    assert "faster than 2 times real time" in _refusal(client, 1008)
+    assert "too fast; send at most 2 times real time" in _refusal(client, 1008)
+
+
+def test_small_messages_that_come_too_fast_are_refused(serve):
+  with _connect(serve(session.Limits())) as client:
+    with contextlib.suppress(ConnectionClosed):
+      for _ in range(600):
+        client.send(b"")
+    assert "too fast" in _refusal(client, 1008)
 
 
 def test_an_idle_client_is_disconnected(serve):
@@ -438,6 +447,24 @@ def test_pages_of_other_origins_are_refused(serve, origin, host, accepted):
   if refused:
     assert refused.value.response.status_code == 403
     assert f"--allow_origin={origin}" in refused.value.response.body.decode()
+
+
+@pytest.mark.parametrize(
+  ("host", "status"),
+  [
+    ("localhost:8010", 200),
+    ("[::1]:8010", 200),
+    ("gestures.example.org", 200),
+    ("evil.example.org", 403),
+    ("[", 403),
+  ],
+)
+def test_files_are_given_only_to_the_own_page(serve, host, status):
+  address = serve(origins=("https://gestures.example.org",))
+  connection = http.client.HTTPConnection(address)
+  connection.request("GET", "/hello", headers={"Host": host})
+  assert connection.getresponse().status == status
+  connection.close()
 
 
 @pytest.fixture(scope="module")

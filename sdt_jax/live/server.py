@@ -64,25 +64,25 @@ def describe(model: GestureModel, look_ahead: int) -> dict[str, Any]:
   """
   stream = model.stream(look_ahead=look_ahead)
   heard = audio.FPS  # compiles the program for several windows, for clients that lag
-  final = len(stream.feed(np.zeros(audio.num_samples(heard), np.float32)))
-  latency = 0
-  for _ in range(audio.FPS):
+  poses_px = stream.feed(np.zeros(audio.num_samples(heard), np.float32))
+  latencies = []
+  while len(latencies) < 3:
     piece = audio.num_samples(heard + 1) - audio.num_samples(heard)
     heard += 1
-    if count := len(stream.feed(np.zeros(piece, np.float32))):
-      latency = max(latency, heard - final)
-      final += count
+    if len(final := stream.feed(np.zeros(piece, np.float32))):
+      latencies.append(heard - len(poses_px))
+      poses_px = np.concatenate([poses_px, final])
   return {
     "type": "hello",
     "protocol": PROTOCOL,
     "sample_rate": audio.SAMPLE_RATE,
     "fps": audio.FPS,
-    "latency_frames": latency,
+    "latency_frames": max(latencies),
     "templates": 0 if model.bank is None else len(model.bank),
     "dims": kp.UPPER_BODY.dims,
     "joints": kp.UPPER_BODY.names,
     "figure": render.figure(),
-    "rest": stream.finish()[-1].round(1).tolist(),
+    "rest": poses_px[-1].round(1).tolist(),
   }
 
 
@@ -122,13 +122,19 @@ def create_app(
   hello = hello | {"sound": sound and sound.name}
   places = asyncio.Semaphore(limits.clients)
 
+  own_hosts = {origin.partition("://")[2] for origin in allowed_origins}
+
   def check_origin(connection: HTTPConnection) -> None:
-    headers = connection.headers
-    host = headers.get("host", "")
-    # Programs send no origin, and browsers none for files of the page's own host.
-    own = f"http://{host}" if connection.scope["type"] == "http" else None
-    origin = headers.get("origin", own)
-    if origin and origin not in allowed_origins and not _is_own(origin, host):
+    host = connection.headers.get("host", "")
+    origin = connection.headers.get("origin")
+    if origin is None:  # from a program, or from a browser for a file of its own page
+      is_socket = connection.scope["type"] == "websocket"
+      accepted = is_socket or host in own_hosts or _is_local(host)
+      origin = f"http://{host}"
+    else:
+      is_own = origin.partition("://")[2] == host and _is_local(host)
+      accepted = is_own or origin in allowed_origins
+    if not accepted:
       raise fastapi.HTTPException(
         403,
         f"origin {origin} is not allowed; start the program with "
@@ -169,22 +175,17 @@ def create_app(
   return app
 
 
-def _is_own(origin: str, host: str) -> bool:
-  """Whether a page of this program has that origin; `host`: of the request.
+def _is_local(host: str) -> bool:
+  """Whether a Host header has localhost or an IP address.
 
-  A name other than localhost is not trusted: whoever owns a name can let it point to
-  this machine.
+  Other names are not trusted: their owners can let them point to this machine, so that
+  a browser takes this program for a part of their site.
   """
-  url = urllib.parse.urlsplit(origin)
-  return url.netloc == host and (url.hostname == "localhost" or _is_ip(url.hostname))
-
-
-def _is_ip(name: str | None) -> bool:
   try:
-    ipaddress.ip_address(name or "")
+    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or bool(ipaddress.ip_address(name))
   except ValueError:
     return False
-  return True
 
 
 def listen(host: str, port: int) -> socket.socket:

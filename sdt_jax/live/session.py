@@ -32,6 +32,7 @@ HEADER = struct.Struct("<III")
 FINISHED, BAD_DATA, POLICY, TOO_LARGE = 1000, 1007, 1008, 1009
 FAILED, TOO_MANY = 1011, 1013
 _MAX_REASON = 120  # bytes; the RFC allows 123
+_LEAST = audio.SAMPLE_RATE // 200  # samples that a small message counts as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Limits:
   Attributes:
     clients: how many may be connected at a time.
     message_bytes: size of a message; the default is a second of sound.
-    speed: of the sound sent, relative to real time, on average.
+    speed: of the sound sent, relative to real time, on average. Other and small
+      messages count as sound of their size, at least 5 ms.
     burst_seconds: sound that may be sent in advance of that, and that may wait to be
       processed; if there is more, the waiting sound is left out.
     waiting_frames: frames that may wait to be sent; if there are more, the oldest are
@@ -167,23 +169,27 @@ class Session:
       if len(data) > limits.message_bytes:
         most = f"send at most {limits.message_bytes}"
         raise RefusedError(TOO_LARGE, f"message of {len(data)} bytes; {most}")
+      self._charge(len(data) // 2)
       if isinstance(data, bytes):
         self._hear(data)
       elif await self._obey(data) == "finish":
         return self._inbox.end()
 
-  def _hear(self, data: bytes) -> None:
-    if len(data) % 2:
-      raise RefusedError(BAD_DATA, f"sound of {len(data)} bytes; send 16-bit samples")
-    samples = np.frombuffer(data, "<i2").astype(np.float32) / 2**15
+  def _charge(self, samples: int) -> None:
+    """Counts a message, of whatever kind, as sound sent."""
     limits, now = self._limits, time.monotonic()
     earned = (now - self._allowed_at) * limits.speed * audio.SAMPLE_RATE
     burst = limits.burst_seconds * audio.SAMPLE_RATE
-    self._allowance = min(burst, self._allowance + earned) - len(samples)
+    self._allowance = min(burst, self._allowance + earned) - max(samples, _LEAST)
     self._allowed_at = now
     if self._allowance < 0:
-      raise RefusedError(POLICY, f"sound faster than {limits.speed:g} times real time")
-    self._inbox.put_sound(samples)
+      fastest = f"send at most {limits.speed:g} times real time"
+      raise RefusedError(POLICY, f"messages come too fast; {fastest}")
+
+  def _hear(self, data: bytes) -> None:
+    if len(data) % 2:
+      raise RefusedError(BAD_DATA, f"sound of {len(data)} bytes; send 16-bit samples")
+    self._inbox.put_sound(np.frombuffer(data, "<i2").astype(np.float32) / 2**15)
 
   async def _obey(self, text: str) -> str:
     """Does what a JSON message says; returns its type."""

@@ -1,24 +1,17 @@
-// Runs in the browser's audio thread: sends the microphone's sound, at the rate of the
-// models, to the page in pieces of 32 ms.
+// Runs in the browser's audio thread: passes the microphone's sound, as mono, to the page
+// in pieces of about 30 ms.
 
-import { Resampler } from "./resampler.js";
+const PIECES_PER_SECOND = 32;
 
-const PIECE = 512;
-
-class Resampled extends AudioWorkletProcessor {
-  constructor({ processorOptions }) {
-    super();
-    this.resampler = new Resampler(sampleRate, processorOptions.sampleRate);
-    this.waiting = [];
-  }
+class Microphone extends AudioWorkletProcessor {
+  waiting = [];
 
   process([channels]) {
-    if (!channels.length) return true;
-    const mono = channels[0].map(
-      (_, i) => channels.reduce((sum, c) => sum + c[i], 0) / channels.length,
-    );
-    this.waiting.push(...this.resampler.feed(mono));
-    if (this.waiting.length >= PIECE) {
+    if (channels.length) {
+      const mean = (_, i) => channels.reduce((sum, c) => sum + c[i], 0) / channels.length;
+      this.waiting.push(...channels[0].map(mean));
+    }
+    if (this.waiting.length * PIECES_PER_SECOND >= sampleRate) {
       this.port.postMessage(Float32Array.from(this.waiting));
       this.waiting = [];
     }
@@ -26,4 +19,4 @@ class Resampled extends AudioWorkletProcessor {
   }
 }
 
-registerProcessor("microphone", Resampled);
+registerProcessor("microphone", Microphone);

@@ -2,6 +2,8 @@
 // models' rate, then `end()`. `arrived(first, now)` is called when frames have arrived,
 // and `frameAt(now)` is the frame to be shown; times are in ms.
 
+import { Resampler } from "./resampler.js";
+
 class Source {
   constructor({ sample_rate, fps }) {
     this.rate = sample_rate;
@@ -25,9 +27,10 @@ export class Microphone extends Source {
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     await this.context.audioWorklet.addModule("microphone.js");
     if (this.context.state === "closed") return this.stop();
-    const processorOptions = { sampleRate: this.rate };
-    const node = new AudioWorkletNode(this.context, "microphone", { processorOptions });
-    node.port.onmessage = ({ data }) => send(data);
+    // Firefox does not resample a microphone.
+    const resampler = new Resampler(this.context.sampleRate, this.rate);
+    const node = new AudioWorkletNode(this.context, "microphone");
+    node.port.onmessage = ({ data }) => send(resampler.feed(data));
     this.context.createMediaStreamSource(this.stream).connect(node);
   }
 
