@@ -63,9 +63,8 @@ def describe(model: GestureModel, look_ahead: int) -> dict[str, Any]:
     UserError: `look_ahead` is not possible.
   """
   stream = model.stream(look_ahead=look_ahead)
-  heard = audio.FPS  # compiles the program for several windows, for clients that lag
-  poses_px = stream.feed(np.zeros(audio.num_samples(heard), np.float32))
-  latencies = []
+  heard, latencies = 0, []
+  poses_px = np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
   while len(latencies) < 3:
     piece = audio.num_samples(heard + 1) - audio.num_samples(heard)
     heard += 1

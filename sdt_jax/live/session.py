@@ -32,6 +32,7 @@ HEADER = struct.Struct("<III")
 FINISHED, BAD_DATA, POLICY, TOO_LARGE = 1000, 1007, 1008, 1009
 FAILED, TOO_MANY = 1011, 1013
 _MAX_REASON = 120  # bytes; the RFC allows 123
+_FRAME = audio.num_samples(1)
 _LEAST = audio.SAMPLE_RATE // 200  # samples that a small message counts as
 
 
@@ -70,7 +71,9 @@ class RefusedError(Exception):
 class Motion:
   """The frames of one client, each with its number, from sound that may have gaps.
 
-  After a gap, the motion starts anew at the frame nearest to the sound.
+  After a gap, the motion starts anew at the frame nearest to the sound. Sound is
+  processed frame by frame: a stream that gets more at once pads its windows to a batch,
+  which would slow down a program that already lags.
   """
 
   def __init__(self, model: GestureModel, look_ahead: int, template: np.ndarray | None):
@@ -108,7 +111,10 @@ class Motion:
       template = "random" if self._template is None else self._template
       self._stream = self._model.stream(template, look_ahead=self._look_ahead)
     self._heard = sound.first + len(sound.samples)
-    return frames + self._number(self._stream.feed(sound.samples))
+    for start in range(0, len(sound.samples), _FRAME):
+      piece = sound.samples[start : start + _FRAME]
+      frames += self._number(self._stream.feed(piece))
+    return frames
 
   def _number(self, poses_px: np.ndarray) -> list[Frame]:
     first = self.num_frames
