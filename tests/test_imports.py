@@ -21,6 +21,7 @@ LAYERS = (
   {"sdt_jax.evaluation"},
   {"sdt_jax.exports", "sdt_jax.interop"},
   {"sdt_jax", "configs", "train", "eval", "demo", "data_prep", "benchmarks"},
+  {"sdt_jax.live"},
 )
 
 # Packages of one layer that must not import each other.
@@ -39,6 +40,9 @@ OWNERS = {
   "tensorflow_datasets": {"sdt_jax.data"},
   "grain": {"sdt_jax.data.pipeline"},
   "mediapipe": {"data_prep.mediapipe_worker"},
+  "fastapi": {"sdt_jax.live"},
+  "starlette": {"sdt_jax.live"},
+  "uvicorn": {"sdt_jax.live"},
   "tensorflow": set(),
   "clu.metric_writers": set(),
   "clu.periodic_actions": set(),

@@ -30,7 +30,8 @@ def _expected_files() -> set[str]:
 
 def test_every_package_is_listed():
   folders = {pathlib.PurePosixPath(name).parent for name in _expected_files()}
-  packages = {".".join(f.parts) for f in folders} - {"sdt_jax.assets"}  # package data
+  data = {"sdt_jax.assets", "sdt_jax.live.page"}
+  packages = {".".join(f.parts) for f in folders} - data
   assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 

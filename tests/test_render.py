@@ -74,6 +74,31 @@ def test_every_keypoint_is_drawn_where_it_is(poses_px):
     assert image[y - 5 : y + 6, x - 5 : x + 6].max() > 30, kp.UPPER_BODY.names[i]
 
 
+def test_the_listed_shapes_are_what_is_drawn(poses_px):
+  """Also on a figure that is tilted, as polygons are computed from joints."""
+  tilted = np.array([[0.9, -0.3], [0.3, 0.9]]) @ poses_px[5]
+  for pose_px in (poses_px[0], tilted):
+    replayed = blank()
+    for shape in render.figure():
+      weights = np.zeros((len(shape["points"]), kp.UPPER_BODY.num_joints))
+      for row, point in zip(weights, shape["points"], strict=True):
+        for joint, weight in point:
+          row[joint] = weight
+      points = weights @ pose_px.T + (640, 324)
+      pen = render._Pen(replayed, points, 1.0)
+      everything, width = np.arange(len(points)), shape["width"]
+      match shape["kind"]:
+        case "line":
+          pen.lines([everything], shape["color"], width)
+        case "dots":
+          pen.dots(everything, shape["color"], width)
+        case "fill":
+          pen.fill(points, shape["color"])
+        case "outline":
+          pen.outline(points, shape["color"], width)
+    assert (replayed != draw(pose_px)).mean() < 1e-4  # lines are joined in other order
+
+
 @pytest.mark.parametrize("shift", [(0.25, 0), (0, 0.5), (0.75, 0.75), (-40.3, 12.6)])
 @pytest.mark.parametrize(
   ("chain", "tolerance"),

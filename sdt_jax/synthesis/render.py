@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -147,7 +148,52 @@ def draw_pose(
   points[:-1] = pose_px.T
   points[~np.isfinite(points)] = np.nan
   points = points.clip(-_FARTHEST_PX, _FARTHEST_PX)
-  pen = _Pen(canvas, points * scale + np.asarray(neck_px), scale)
+  _draw_figure(_Pen(canvas, points * scale + np.asarray(neck_px), scale))
+
+
+def figure() -> list[dict[str, Any]]:
+  """What `draw_pose` draws, for programs that draw by themselves.
+
+  Returns:
+    Shapes in the order of drawing, each a dict of JSON values: `kind` ("fill", "line",
+    "outline": a closed line, or "dots"), `color` (red, green, blue), `width` (of the
+    line, or radius of the dots, in pixels at the common size) and `points`. A point is
+    a weighted sum of joints, [[joint, weight], ...]; without any it is the neck.
+  """
+  recorder = _Recorder()
+  _draw_figure(recorder)
+  return recorder.shapes
+
+
+class _Recorder:
+  """A pen that lists the shapes. Its points are rows of weights of the joints."""
+
+  def __init__(self):
+    self.points = np.eye(len(_POINT))
+    self.shapes: list[dict[str, Any]] = []
+
+  def lines(self, chains: list[np.ndarray], color: Color, width: float) -> None:
+    for chain in chains:
+      self._add("line", self.points[chain], color, width)
+
+  def fill(self, polygon: np.ndarray, color: Color) -> None:
+    self._add("fill", polygon, color, 0)
+
+  def outline(self, polygon: np.ndarray, color: Color, width: float) -> None:
+    self._add("outline", polygon, color, width)
+
+  def dots(self, chain: np.ndarray, color: Color, radius: float) -> None:
+    self._add("dots", self.points[chain], color, radius)
+
+  def _add(self, kind: str, points: np.ndarray, color: Color, width: float) -> None:
+    weights = points.round(6)[:, : kp.UPPER_BODY.num_joints]
+    sums = [[[int(i), float(row[i])] for i in np.flatnonzero(row)] for row in weights]
+    self.shapes.append(
+      {"kind": kind, "color": list(color), "width": width, "points": sums}
+    )
+
+
+def _draw_figure(pen: "_Pen | _Recorder") -> None:
   # Faint shapes of neck and skull, behind everything else.
   head = _head_outline(pen.points)
   pen.fill(_neck_outline(pen.points), _COLORS["neck_fill"])
@@ -182,7 +228,7 @@ def _head_outline(points: np.ndarray) -> np.ndarray:
   return np.concatenate([jaw, centre + across * np.cos(angle) + up * np.sin(angle)])
 
 
-def _draw_face(pen: _Pen) -> None:
+def _draw_face(pen: "_Pen | _Recorder") -> None:
   pen.lines([_JAW], _COLORS["soft_ink"], 3)
   pen.lines(_NOSE, _COLORS["soft_ink"], 2)
   pen.lines(_BROWS, _COLORS["ink"], 4)
