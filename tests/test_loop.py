@@ -453,3 +453,43 @@ def test_a_missing_run_to_start_from_is_named_before_the_data_is_built(tmp_path)
   with pytest.raises(UserError, match="nowhere: no such folder"):
     tiny.train(tiny.config(tmp_path / "data"), tmp_path / "w", pretrained="nowhere")
   assert not (tmp_path / "data").exists()
+
+
+CAUSAL = {"generator.causal": True, "generator.norm": "bn"}
+
+
+def test_a_causal_model_learns_from_a_teacher(train, trained, tmp_path):
+  fields = CAUSAL | {"teacher": str(trained), "num_epochs": 1}
+  path = train(**fields)
+  both = train(tmp_path / "both", **fields | {"loss.regression_weight": 0.0})
+  first, other = (_lines(p, "train")[0] for p in (path, both))
+  # The first step compares the same poses with the data and with the teacher's.
+  assert first["teacher"] == pytest.approx(other["teacher"], rel=1e-5)
+  assert first["teacher"] != pytest.approx(first["l1"], rel=1e-3)
+  kl = 0.1 * first["kl"]
+  assert first["loss"] == pytest.approx(first["l1"] + first["teacher"] + kl, rel=1e-5)
+  assert other["loss"] == pytest.approx(other["teacher"] + kl, rel=1e-5)
+  # Poses come out as for any other run, and the teacher is no longer needed.
+  assert runs.load(path).method.look_ahead == 1
+
+
+def test_a_teacher_of_itself_has_nothing_to_teach(train, trained):
+  path = train(
+    pretrained=str(trained), teacher=str(trained), num_epochs=1, **{"seed": 3}
+  )
+  assert _lines(path, "train")[0]["teacher"] < 1e-5
+
+
+def test_unusable_teachers(train, trained, with_pose_vae, data_dir, tmp_path):
+  other = tiny.config(data_dir, num_epochs=1, **{"dataset.num_train_clips": 24})
+  tiny.train(other, tmp_path / "other", _NoGallery)
+  for teacher, message in [
+    (tmp_path / "none", "none"),
+    (with_pose_vae / workdir.POSE_VAE, "takes no audio"),
+    (tmp_path / "other", "was trained on other clips"),
+  ]:
+    with pytest.raises(UserError, match=message):
+      train(tmp_path / "new", teacher=str(teacher))
+  with pytest.raises(UserError, match="normalises poses in another way"):
+    train(tmp_path / "new", teacher=str(trained), **{"pose.hierarchical": False})
+  assert not (tmp_path / "new").exists()

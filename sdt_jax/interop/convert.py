@@ -245,6 +245,11 @@ def export_checkpoint(
     UserError: a workdir or the checkpoint is unusable, or the file cannot be written.
   """
   run = runs.load(path, step)
+  if run.method.look_ahead is not None:
+    raise UserError(
+      f"{path}: is a causal model, which the original does not have; "
+      "sdt_jax.interop.export_stablehlo writes one file for other JAX programs"
+    )
   vae = runs.load_encoder(pose_vae, "--pose_vae") if pose_vae else None
   content = original.from_state(
     run.state, run.config, run.epoch, vae.state if vae else None, kept.read(path)

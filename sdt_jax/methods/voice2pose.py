@@ -204,7 +204,6 @@ class Voice2Pose(base.Method):
     )
     return cast(jax.Array, poses)
 
-
   def advance(
     self, state: TrainState, past: Any, condition: Condition
   ) -> tuple[jax.Array, Any]:

@@ -146,7 +146,7 @@ class GestureModel:
 
     def generate(sounds: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
       count = len(sounds)
-      size = parallel.round_up(1 if count == 1 else windows.AT_ONCE)
+      size = parallel.round_up(count)
       draw = np.array([(seed % 2**32, number)] * count, np.uint32)
       batch = {"audio": sounds, "draw": draw}
       if codes is not None:

@@ -21,7 +21,7 @@ from sdt_jax.synthesis.stream import NO_POSES, Stream
 
 FRAMES = audio.CLIP_FRAMES
 AT_ONCE = 8
-"""Largest number of windows that are generated together."""
+"""Number of windows that are generated together where there are enough."""
 
 _SAMPLES = audio.num_samples(FRAMES)
 
@@ -106,8 +106,9 @@ class WindowedStream(Stream):
     if not ends:
       return NO_POSES
     joined = []
-    for first in range(0, len(ends), AT_ONCE):
-      some = ends[first : first + AT_ONCE]
+    while ends:  # two batch sizes, so that little is compiled
+      count = AT_ONCE if len(ends) >= AT_ONCE else 1
+      some, ends = ends[:count], ends[count:]
       templates = None
       if self._templates is not None:
         templates = np.stack([self._templates_of(end - FRAMES, end) for end in some])
