@@ -98,10 +98,11 @@ def join_clips(split: Split, seconds: float, name: str) -> Stretches:
     UserError: the length is less than that of a clip, the data set does not say where
       its clips come from, or there is no stretch of this length.
   """
-  shortest = FRAMES / audio.FPS
-  if not round(shortest, 1) <= seconds < np.inf:
-    raise UserError(f"--long={seconds:g}: give at least {shortest:.1f}, or 0 for none")
-  num_frames = max(FRAMES, round(seconds * audio.FPS))
+  num_frames = round(seconds * audio.FPS) if np.isfinite(seconds) else 0
+  if num_frames < FRAMES:
+    raise UserError(
+      f"--long={seconds:g}: give at least {FRAMES / audio.FPS:.1f}, or 0 for none"
+    )
   clips = split.source.clips
   if (clips["start"] < 0).any() or (clips["video"] == b"").any():
     raise UserError(

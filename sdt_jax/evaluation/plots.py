@@ -46,8 +46,8 @@ def write_panels(path: pathlib.Path, panels: Sequence[Panel]) -> None:
       axes.plot(curve.x, curve.y, curve.style, label=label, linewidth=1.5)
     if panel.ticks:
       axes.set_xscale("log")
-      axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks], minor=False)
       axes.minorticks_off()
+      axes.set_xticks(panel.ticks, [f"{tick:.3g}" for tick in panel.ticks])
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.legend()
