@@ -11,7 +11,7 @@ the previous ones are still computed waits for them.
 import dataclasses
 import json
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -169,8 +169,13 @@ def _offline(model: GestureModel, goals: _Goals) -> list[measure.Row]:
 
 
 def _peak_mb() -> float:
-  """Peak memory of this process in MB."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+  """Peak memory of this process in MB.
+
+  `getrusage` would include the process that started it.
+  """
+  status = pathlib.Path("/proc/self/status").read_text()
+  [peak_kib] = re.findall(r"VmHWM:\s*(\d+) kB", status)
+  return int(peak_kib) * 1024 / 1e6
 
 
 _KINDS: dict[str, Callable[[GestureModel, _Goals], list[measure.Row]]] = {

@@ -1,6 +1,7 @@
-"""Scores of long sounds: neighbouring clips, windows, seams, drift."""
+"""Scores of long sounds: neighbouring clips, windows, seams, drift; an hour."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sdt_jax.errors import UserError
 from sdt_jax.evaluation import long, registry, scoring
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.synthesis import generate
-from sdt_jax.synthesis.windows import FRAMES, WHOLE_SOUND, Schedule
+from sdt_jax.synthesis.windows import FRAMES, WHOLE_SOUND, Schedule, Stream, live
 from sdt_jax.training import runs, setup
 
 SAMPLES = audio.num_samples(FRAMES)
@@ -290,3 +291,28 @@ def test_a_pose_vae_takes_no_sound(tmp_path):
   tiny.train(config, tmp_path / "w")
   with pytest.raises(UserError, match="takes no audio; leave out --long"):
     _result(tmp_path / "w", long=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [WHOLE_SOUND, live(hop=8)], ids=str)
+def test_an_hour_streams_in_constant_memory(schedule):
+  def loudness(sounds, templates):
+    values = np.abs(sounds[:, :: SAMPLES // FRAMES])[:, :FRAMES]
+    return np.broadcast_to(values[..., None, None], (len(sounds), FRAMES, *SHAPE))
+
+  rng = np.random.default_rng(0)
+  stream = Stream(loudness, schedule, np.zeros(3, np.float32))
+  frames, peaks = 0, []
+  tracemalloc.start()
+  try:
+    for _ in range(60):
+      tracemalloc.reset_peak()
+      for _ in range(60):
+        frames += len(stream.feed(rng.uniform(-1, 1, audio.SAMPLE_RATE)))
+      stream.set_template(rng.uniform(size=3))
+      peaks.append(tracemalloc.get_traced_memory()[1])
+  finally:
+    tracemalloc.stop()
+  assert frames + len(stream.finish()) == 3600 * audio.FPS
+  assert max(peaks[1:]) < 1.1 * peaks[1]
+  assert max(peaks) < 30e6
