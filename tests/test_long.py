@@ -241,15 +241,22 @@ def _result(path, **options) -> dict:
   )
 
 
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("vae")
+  config = tiny.config(folder / "data", num_epochs=1, experiment="pose2pose")
+  config.checkpoint.best_metric = "l1"
+  config.log.video_every_epochs = 0
+  tiny.train(config, folder / "w")
+  return folder / "w"
+
+
 @pytest.mark.parametrize("template", ["random", "encoder"])
-def test_long_scores_stand_beside_those_of_clips(sdt, capsys, template, monkeypatch):
-  if template == "encoder":  # a run without a pose VAE: its codes are made up
-    monkeypatch.setattr(
-      evaluation, "_encoded", lambda run, vae, px: np.ones((len(px), 4), np.float32)
-    )
-  plain = _result(sdt, template=template)
+def test_long_scores_stand_beside_those_of_clips(sdt, vae, capsys, template):
+  options = {"template": template, "pose_vae": str(vae)}
+  plain = _result(sdt, **options)
   # The five dev clips are 128 frames of one performance.
-  both = _result(sdt, template=template, long=8.5, num_samples=1)
+  both = _result(sdt, long=8.5, **options)
   assert both["metrics"] == plain["metrics"]
   assert "long_sounds" not in plain
   found = both["long_sounds"]
@@ -258,11 +265,18 @@ def test_long_scores_stand_beside_those_of_clips(sdt, capsys, template, monkeypa
   assert set(found["metrics"]) == {"windowed", "whole", "clips"}
   for scores in found["metrics"].values():
     assert scores["lip_sync"]["value"] > 0
+    assert scores["ftd"]["value"] > 0
   assert set(found["seams"]["windowed"]) == {"speed", "acceleration"}
   assert len(found["minutes"]) == 1
   printed = capsys.readouterr().out
-  assert "1 stretches of 8.5 s" in printed
+  assert "long sounds: 1 x 8.5 s of neighbouring clips" in printed
   assert "seams over elsewhere" in printed
+
+
+def test_a_single_window_has_no_ftd(sdt, vae):
+  found = _result(sdt, long=5, pose_vae=str(vae))["long_sounds"]
+  assert "ftd" not in found["metrics"]["windowed"]
+  assert found["dropped_seconds"] == pytest.approx((128 - 75) / 15)
 
 
 def test_the_long_motion_is_what_users_get(sdt):
@@ -284,13 +298,9 @@ def test_a_length_that_the_split_lacks_writes_nothing(sdt):
   assert set(sdt.iterdir()) == before
 
 
-def test_a_pose_vae_takes_no_sound(tmp_path):
-  config = tiny.config(tmp_path / "data", num_epochs=1, experiment="pose2pose")
-  config.checkpoint.best_metric = "l1"
-  config.log.video_every_epochs = 0
-  tiny.train(config, tmp_path / "w")
+def test_a_pose_vae_takes_no_sound(vae):
   with pytest.raises(UserError, match="takes no audio; leave out --long"):
-    _result(tmp_path / "w", long=8)
+    _result(vae, long=8)
 
 
 @pytest.mark.slow

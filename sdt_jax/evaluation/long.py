@@ -202,13 +202,13 @@ def score(
       without templates.
     table: statistics of the poses in the form of the model.
     mean_change: see `registry.Sounds`.
-    pose_vae: for FTD.
+    pose_vae: for FTD, which is left out for a single window.
     seed: for a method that draws random numbers.
   """
   sounds, windows_sound = list(stretches.sounds), list(stretches.windows_sound)
   onsets = [metrics.audio_onsets(sound) for sound in windows_sound]
   clips = scoring.Clips(stretches.windows_px, Sounds(onsets, mean_change), table)
-  scorer = scoring.Scorer(clips, pose_vae)
+  scorer = scoring.Scorer(clips, pose_vae if len(windows_sound) > 1 else None)
   motions = {
     generation: [
       np.stack(model.generate_many(sounds, codes, seed, generation))

@@ -215,9 +215,9 @@ def _score_long(
   )
   seconds, dropped = num_frames / audio.FPS, stretches.dropped / audio.FPS
   print(
-    f"\nlong sounds: {count} stretches of {seconds:.1f} s from neighbouring clips "
-    f"({dropped:.1f} s left out), one template each, scored by windows of "
-    f"{audio.CLIP_FRAMES} frames; clips: these windows generated one by one"
+    f"\nlong sounds: {count} x {seconds:.1f} s of neighbouring clips ({dropped:.1f} s "
+    f"left out), one template each, scored by windows of {audio.CLIP_FRAMES} frames; "
+    "clips: these windows generated one by one"
   )
   print(table(scored.scores))
   print(long.tables(scored))
