@@ -30,7 +30,7 @@ from sdt_jax.synthesis.generate import GestureModel
 
 _CONFIGS = flags.DEFINE_list("configs", "sdt_bp,quick", "Names of files in configs/.")
 _SECONDS = flags.DEFINE_float(
-  "seconds", 30, "Length of the streamed sound.", lower_bound=5
+  "stream_seconds", 30, "Length of the streamed sound.", lower_bound=5
 )
 _MINUTES = flags.DEFINE_float(
   "minutes", 3, "Length of the sound offline.", lower_bound=0.5

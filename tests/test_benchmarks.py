@@ -115,7 +115,7 @@ def test_pieces_wait_if_computing_is_slower_than_the_sound():
 
 @pytest.mark.slow
 def test_streaming(capsys):
-  lengths = {"seconds": "6", "minutes": "0.5"}
+  lengths = {"stream_seconds": "6", "minutes": "0.5"}
   result = _report(capsys, "streaming", configs="quick", set=_TINY_MODEL, **lengths)
   rows = {row["name"]: row for row in result["rows"]}
   latency = rows["quick, streamed: from sound to frame, median"]
