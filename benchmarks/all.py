@@ -18,7 +18,7 @@ from sdt_jax.errors import UserError
 _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.", required=True)
 _PROGRAMS = flags.DEFINE_list(
   "programs",
-  "training_step,training_loop,input_pipeline,build,generation,drawing,encoding,demo,quickstart",
+  "training_step,training_loop,input_pipeline,build,generation,streaming,drawing,encoding,demo,quickstart",
   "Benchmarks to run.",
 )
 

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tiny
 from absl import flags
 from absl.testing import flagsaver
 
-from benchmarks import measure
+from benchmarks import measure, streaming
 
 _TINY_MODEL = (
   "generator.channels=8",
@@ -75,6 +77,74 @@ def test_generation(capsys):
   result = _report(capsys, "generation", lengths="3,5", set=_TINY_MODEL)
   assert _names(result)[:2] == ["3 s of speech, warm", "5 s of speech, warm"]
   assert len(result["rows"]) == 6
+
+
+class _SlowStream:
+  """Returns a frame for each 66 ms of sound; each takes some time."""
+
+  def __init__(self, seconds_per_frame: float):
+    self.seconds_per_frame, self.now = seconds_per_frame, 0.0
+    self._samples = self._frames = 0
+
+  def stream(self, template):
+    return self
+
+  def feed(self, samples):
+    self._samples += len(samples)
+    new = self._samples * 15 // 16_000 - self._frames
+    self._frames += new
+    self.now += new * self.seconds_per_frame
+    return [None] * new
+
+  def delays(self, seconds: int):
+    sound = np.zeros(seconds * 16_000, np.float32)
+    return streaming._delays(self, sound, clock=lambda: self.now)
+
+
+def test_delays_count_from_the_sound_of_the_frame():
+  delays = _SlowStream(0.03).delays(10)
+  # The frame is returned for the piece of 20 ms that completes its sound.
+  np.testing.assert_allclose(delays[:3], [30 + 40 / 3, 30 + 20 / 3, 30])
+  assert len(delays) == 150
+
+
+def test_pieces_wait_if_computing_is_slower_than_the_sound():
+  delays = _SlowStream(0.1).delays(10)
+  np.testing.assert_allclose(np.diff(delays), 100 - 1000 / 15, atol=0.1)
+
+
+@pytest.mark.slow
+def test_streaming(capsys):
+  lengths = {"stream_seconds": "6", "minutes": "0.5"}
+  result = _report(capsys, "streaming", configs="quick", set=_TINY_MODEL, **lengths)
+  rows = {row["name"]: row for row in result["rows"]}
+  latency = rows["quick, streamed: from sound to frame, median"]
+  # hop=2, look_ahead=2, fade=1: 3 to 4 frames, and the computing time
+  assert latency["median"] > 200
+  assert rows["quick, offline: an hour of sound"]["median"] > 0
+  assert rows["quick, streamed: peak memory"]["median"] > 50
+
+
+@pytest.mark.slow
+def test_windows_prints_tables_and_draws(tmp_path):
+  config = tiny.config(tmp_path / "data", num_epochs=1)
+  config.dataset.num_train_clips, config.log.video_every_epochs = 208, 0
+  tiny.train(config, tmp_path / "run")
+  done = _run(
+    "benchmarks.windows",
+    f"--workdir={tmp_path / 'run'}",
+    "--lengths=4.3,5",
+    "--seconds=5",
+    f"--plot={tmp_path / 'plot.png'}",
+    XLA_FLAGS="",  # one device
+  )
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[0] == "| seconds | whole | windowed | live | clips |"
+  whole, windowed, _, clips = lines[2].strip("|").split("|")[1:]
+  assert whole == windowed == clips  # of the length of a clip
+  assert sum(line.startswith("| live |") for line in lines) == 9
+  assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_drawing_and_encoding(capsys):

@@ -28,6 +28,17 @@ def test_rows_change_what_their_experiment_changes(tmp_path):
     assert config.generator.channels == base.generator.channels
 
 
+def test_short_videos_have_no_curve_over_length(tmp_path, monkeypatch):
+  errors = {64 / 15: {"windowed": 0.1, "whole": 0.1}}
+  monkeypatch.setattr(report, "_lip_errors_by_length", lambda path: errors)
+  result = report.Result(report.LADDER[0], 0, tmp_path, {}, 0)
+  assert report._length_text([result], tmp_path) == ""
+  errors[128 / 15] = {"windowed": 0.1, "whole": 0.2}
+  text = report._length_text([result], tmp_path)
+  assert "| | 4.3 s | 8.5 s |\n|---|---|---|\n| s2g, windowed | 0.1 | 0.1 |" in text
+  assert (tmp_path / "lengths.png").stat().st_size > 1000
+
+
 @pytest.mark.slow
 def test_a_report_is_written_and_resumed(tmp_path, monkeypatch):
   monkeypatch.setattr(report, "_command_line", lambda: "...")
@@ -42,7 +53,10 @@ def test_a_report_is_written_and_resumed(tmp_path, monkeypatch):
     assert f"| **{row.name}** |" in text
   assert "| retrieval |" in text
   assert "handedness" in text
-  for name in ("curves.png", "strips.png", "templates_sdt_bp.png"):
+  # 16 dev clips, 16 frames apart, are 304 frames.
+  assert "| | 4.3 s | 8.5 s | 17.1 s |" in text
+  assert "| sdt_bp, whole |" in text
+  for name in ("curves.png", "lengths.png", "strips.png", "templates_sdt_bp.png"):
     assert (folder / name).stat().st_size > 1000
   values = [r.scores["metrics"]["l2"]["value"] for r in results]
   assert len(set(values)) == len(values)

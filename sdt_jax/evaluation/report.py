@@ -8,41 +8,41 @@ the changes of its own experiment file. Rows that are already trained and scored
 folder are not repeated.
 """
 
+import contextlib
 import copy
 import json
 import pathlib
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from sdt_jax import audio_file, cli, files, methods, workdir
+from sdt_jax import audio, audio_file, cli, files, methods, workdir
 from sdt_jax import config as config_lib
 from sdt_jax.config import Config
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
-from sdt_jax.evaluation import probe
+from sdt_jax.evaluation import long, plots, probe
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.evaluation.registry import METRICS
 from sdt_jax.synthesis import generate, render, samples
 from sdt_jax.training import loop, parallel, runs, setup
 
-matplotlib.use("agg")
-
-from matplotlib import pyplot as plt
-
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data set, sizes, budget.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Folder to write to.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs per row.", lower_bound=1)
 
 _SPEECH = pathlib.Path(__file__).parents[1] / "assets" / "sample_speech.flac"
+
+
+_LENGTHS = (1, 2, 4, 8, 14)  # of long sounds, in clips
 
 
 class Row(NamedTuple):
@@ -68,6 +68,8 @@ LADDER = (
   Row("sdt_bp", "sdt_bp", {}),
   Row("sdt_vae", "sdt_vae", {}, needs_pose_vae=True),
 )
+
+_COLORS = dict(zip((row.name for row in LADDER), ("C3", "C7", "C0", "C2"), strict=True))
 
 
 def row_config(base: Config, row: Row, seed: int) -> Config:
@@ -150,6 +152,7 @@ def write_report(base: Config, folder: pathlib.Path, results: list[Result]) -> N
     "seed 0. Templates are drawn at random from the bank. FTD uses the pose VAE of "
     "seed 0. `truth` and the rows below it are not models.",
     _score_table(ladder),
+    _length_text(ladder, folder),
     "## Training\n\n![L1 on training clips by epoch](curves.png)",
     "## Templates\n\n" + maps + _probe_text(base, ladder),
     "## One sound, rendered by each row\n\n![film strips](strips.png)",
@@ -202,19 +205,12 @@ def _timing_table(results: list[Result]) -> str:
 
 def _plot_curves(ladder: list[Result], path: pathlib.Path) -> None:
   """L1 on training clips by epoch (the paper's Fig. 2b)."""
-  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-  for row, color in zip(LADDER, ("C3", "C7", "C0", "C2"), strict=True):
-    for i, result in enumerate(r for r in ladder if r.row == row):
-      epochs, values = _training_l1(result.path)
-      label = row.name if i == 0 else None
-      axes.plot(epochs, values, color=color, label=label, linewidth=1.5)
-  axes.set_xlabel("epoch")
-  axes.set_ylabel("L1 on training clips (normalised)")
-  axes.legend()
-  axes.grid(alpha=0.3)
-  with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=110)
-  plt.close(figure)
+  curves = {}
+  for result in ladder:
+    label = result.row.name if result.seed == 0 else f"_{result.path.name}"
+    curves[label] = plots.Curve(*_training_l1(result.path), _COLORS[result.row.name])
+  panel = plots.Panel("epoch", "L1 on training clips (normalised)", curves)
+  plots.write_panels(path, [panel])
 
 
 def _training_l1(path: pathlib.Path) -> tuple[list[int], list[float]]:
@@ -224,6 +220,63 @@ def _training_l1(path: pathlib.Path) -> tuple[list[int], list[float]]:
     if entry.get("split") == "train":
       by_epoch.setdefault(entry["epoch"], []).append(entry["l1"])
   return list(by_epoch), [float(np.mean(v)) for v in by_epoch.values()]
+
+
+def _length_text(ladder: list[Result], folder: pathlib.Path) -> str:
+  """Lip-sync error by length of the sound; draws it, too. Empty for short videos."""
+  by_length = {
+    name: _lip_errors_by_length(result.path)
+    for name, result in _first_runs(ladder).items()
+  }
+  lengths = list(next(iter(by_length.values())))
+  if len(lengths) < 2:
+    return ""
+  curves, lines = {}, []
+  for name, errors in by_length.items():
+    for generation, style in (("windowed", "-"), ("whole", "--")):
+      values = [errors[length][generation] for length in lengths]
+      label = f"{name}, {generation}"
+      curves[label] = plots.Curve(lengths, values, _COLORS[name] + style)
+      lines.append(f"| {label} | " + " | ".join(map(_number, values)) + " |")
+  panel = plots.Panel("length of the sound (s)", "lip-sync error", curves, lengths)
+  plots.write_panels(folder / "lengths.png", [panel])
+  head = "| | " + " | ".join(f"{length:.1f} s" for length in lengths) + " |"
+  return "\n".join(
+    [
+      "## Long sounds",
+      "",
+      "Lip-sync error by length of the sound, generated in windows or in one pass; "
+      "neighbouring dev clips are joined, see docs/generation.md.",
+      "",
+      *(head, "|---" * (1 + len(lengths)) + "|", *lines, ""),
+      "![lip-sync error by length](lengths.png)",
+    ]
+  )
+
+
+def _lip_errors_by_length(path: pathlib.Path) -> dict[float, dict[str, float]]:
+  """Length in seconds -> generation -> lip-sync error, for lengths that dev has."""
+  run = runs.load(path)
+  split = pipeline.Split(setup.build_data(run.config).sources["dev"], run.table)
+  model = generate.GestureModel(run, run.speaker)
+  errors = {}
+  with contextlib.suppress(UserError):  # raised for the first length that dev lacks
+    for num_clips in _LENGTHS:
+      seconds = num_clips * audio.CLIP_FRAMES / audio.FPS
+      stretches = long.join_clips(split, seconds, "dev")
+      sounds = list(stretches.sounds)
+      codes = [model.choose_template("random", seed) for seed in range(len(sounds))]
+      errors[seconds] = {
+        generation: statistics.mean(
+          map(
+            long.lip_error,
+            model.generate_many(sounds, codes, generation=generation),
+            stretches.truth_px,
+          )
+        )
+        for generation in long.GENERATIONS
+      }
+  return errors
 
 
 def _first_runs(ladder: list[Result]) -> dict[str, Result]:

@@ -4,21 +4,21 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from sdt_jax import files, workdir
+from sdt_jax import audio, files, workdir
 from sdt_jax.data import pipeline
 from sdt_jax.data.pipeline import Split
 from sdt_jax.errors import UserError
-from sdt_jax.evaluation import metrics, references, registry, scoring
+from sdt_jax.evaluation import long, metrics, references, registry, scoring
 from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.evaluation.registry import Motion, Sounds
-from sdt_jax.synthesis import overview, render, video
+from sdt_jax.synthesis import generate, overview, render, video
 from sdt_jax.templates import sources
 from sdt_jax.training import runs, setup
 from sdt_jax.training.runs import Run
@@ -48,6 +48,8 @@ class Options:
       one of the run's validations, see `workdir.pose_vae`.
     save_videos: number of clips to show beside their truth, spread over the split.
     save_npz: whether to save the arrays of all clips; otherwise those of the videos.
+    long: length in seconds of the stretches of neighbouring clips that are scored in
+      addition (see `long`); 0 for none.
   """
 
   step: str = "latest"
@@ -58,6 +60,7 @@ class Options:
   pose_vae: str | None = None
   save_videos: int = 0
   save_npz: bool = False
+  long: float = 0
 
 
 def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
@@ -82,8 +85,11 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
   train, split = (
     Split(built.sources[name], run.table) for name in ("train", options.split)
   )
+  stretches = _stretches(run, split, options)
   truth_px = split.poses_px(np.arange(len(split)))
-  chosen = _templates(run, options, pose_vae, truth_px)
+  chosen = _templates(
+    run, options, len(split), lambda: _encoded(run, pose_vae, truth_px)
+  )
   clips = scoring.Clips(truth_px, _beat_data(train, split), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
   model = scorer.score(_generate(run, split, chosen))
@@ -104,9 +110,12 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
   }
   if options.num_samples > 1:
     result["renderings"] = _renderings(model)
-  workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
   print(f"{options.split} at step {run.step}: {result['scored']}")
   print(table({"model": model.scores, **others}))
+  if stretches:
+    mean_change = clips.sounds.mean_change
+    result["long_sounds"] = _score_long(run, options, pose_vae, stretches, mean_change)
+  workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
   if pose_vae is None:
     print(_WITHOUT_FTD)
   shown = pipeline.spread_rows(len(split), options.save_videos)
@@ -156,17 +165,73 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
 
 
 def _templates(
-  run: Run, options: Options, pose_vae: Run | None, truth_px: np.ndarray
+  run: Run, options: Options, num_clips: int, encode: Callable[[], np.ndarray]
 ) -> list[sources.Chosen | None]:
   """The templates of each rendering."""
   return sources.choose(
     options.template,
     run.method.bank(run.state),
     num_samples=options.num_samples,
-    num_clips=len(truth_px),
+    num_clips=num_clips,
     seed=options.seed,
-    encode=lambda: _encoded(run, pose_vae, truth_px),
+    encode=encode,
   )
+
+
+def _stretches(run: Run, split: Split, options: Options) -> long.Stretches | None:
+  if not options.long:
+    return None
+  if "mel" not in run.method.inputs:
+    raise UserError(
+      f"--long={options.long:g}: {run.path} is a {run.method.title}, which takes no "
+      "audio; leave out --long"
+    )
+  return long.join_clips(split, options.long, options.split)
+
+
+def _score_long(
+  run: Run,
+  options: Options,
+  pose_vae: Run | None,
+  stretches: long.Stretches,
+  mean_change: np.ndarray,
+) -> dict[str, Any]:
+  """Scores generation for stretches, prints tables and returns the JSON entry."""
+  count, num_frames = stretches.truth_px.shape[:2]
+
+  def encode() -> np.ndarray:
+    codes = _encoded(run, pose_vae, stretches.windows_px)
+    return codes.reshape(count, -1, codes.shape[-1]).mean(1)
+
+  chosen = _templates(run, options, count, encode)
+  scored = long.score(
+    generate.GestureModel(run, run.speaker),
+    stretches,
+    [list(t.codes) if t else [None] * count for t in chosen],
+    run.table,
+    mean_change,
+    pose_vae,
+    options.seed,
+  )
+  seconds, dropped = num_frames / audio.FPS, stretches.dropped / audio.FPS
+  print(
+    f"\nlong sounds: {count} x {seconds:.1f} s of neighbouring clips ({dropped:.1f} s "
+    f"left out), one template each, scored by windows of {audio.CLIP_FRAMES} frames; "
+    "clips: these windows generated one by one"
+  )
+  print(table(scored.scores))
+  print(long.tables(scored))
+  return {
+    "num_stretches": count,
+    "seconds": seconds,
+    "dropped_seconds": dropped,
+    "metrics": {name: _to_json(scores) for name, scores in scored.scores.items()},
+    "seams": {
+      name: {metric: _finite(ratio) for metric, ratio in ratios.items()}
+      for name, ratios in scored.seams.items()
+    },
+    "minutes": scored.drift,
+  }
 
 
 def _generate(
@@ -321,15 +386,16 @@ def _save_videos(
 
 
 def _to_json(scores: scoring.Scores) -> dict[str, Any]:
-  def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
-
   entries = {}
   for name, score in scores.items():
-    entries[name] = {k: finite(getattr(score, k)) for k in ("value", "low", "high")}
+    entries[name] = {k: _finite(getattr(score, k)) for k in ("value", "low", "high")}
     if name in registry.ORIGINAL_NAMES:
       entries[name]["original"] = registry.ORIGINAL_NAMES[name]
   return entries
+
+
+def _finite(value: float) -> float | None:
+  return value if math.isfinite(value) else None  # JSON has no NaN
 
 
 def table(rows: dict[str, scoring.Scores]) -> str:

@@ -2,11 +2,13 @@
 
     python eval.py --workdir=DIR [--step=latest|best|N] [--split=dev] \
       [--pose_vae=DIR] [--template=random|normal|encoder|INDEX|...] [--num_samples=N] \
-      [--seed=N] [--save_videos=N] [--save_npz]
+      [--seed=N] [--save_videos=N] [--save_npz] [--long=SECONDS]
 
 Prints a table that compares the model with reference motions, and writes
 DIR/eval_<split>_<step>.json. The folder of the same name gets videos of clips beside
 their truth, and poses.npz with their poses, templates and codes of the pose VAE.
+With --long, neighbouring clips are joined into sounds of that length, and generation
+for them, windowed and whole, is scored too.
 """
 
 import pathlib
@@ -37,6 +39,9 @@ _SAVE_VIDEOS = flags.DEFINE_integer(
 _SAVE_NPZ = flags.DEFINE_bool(
   "save_npz", False, "Save poses.npz of all clips, not only of those with a video."
 )
+_LONG = flags.DEFINE_float(
+  "long", 0, "Also score long sounds: their length in seconds; 0 for none."
+)
 
 
 def main() -> None:
@@ -51,6 +56,7 @@ def main() -> None:
     pose_vae=_POSE_VAE.value,
     save_videos=_SAVE_VIDEOS.value,
     save_npz=_SAVE_NPZ.value,
+    long=_LONG.value,
   )
   path = run.evaluate_run(pathlib.Path(_WORKDIR.value), options)
   print(f"written: {path}")
