@@ -28,7 +28,9 @@ from sdt_jax import audio, cli
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis.generate import GestureModel
 
-_CONFIGS = flags.DEFINE_list("configs", "sdt_bp,quick", "Names of files in configs/.")
+_CONFIGS = flags.DEFINE_list(
+  "configs", "sdt_bp,sdt_live,quick", "Names of files in configs/."
+)
 _SECONDS = flags.DEFINE_float(
   "stream_seconds", 30, "Length of the streamed sound.", lower_bound=5
 )

@@ -70,8 +70,8 @@ class Voice2Pose(base.Method):
     fields = config.generator
     if fields.causal and fields.norm not in ("bn", "in_star"):
       raise UserError(
-        f"config.generator.norm is {fields.norm!r}, which looks ahead, but the generator "
-        "is causal; give bn or in_star"
+        f"config.generator.norm is {fields.norm!r}, which looks ahead, but "
+        "config.generator.causal is True; give bn or in_star"
       )
     channels = *fields.audio_channels, fields.channels
     base.check_groups("generator.norm", fields.norm, channels)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
@@ -119,7 +120,7 @@ class CausalBlock(nn.Module):
   def _convolve(self, x: jax.Array) -> jax.Array:
     shape = (*self.kernel, x.shape[-1], self.features)
     kernel = self.param("kernel", layers.KERNEL_INIT, shape, jnp.float32)
-    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
     if len(self.kernel) == 1:
       return operations.convolve(x, kernel, self.stride, 0, self.dilation)
     x = jnp.pad(x, [(0, 0), (self.pad_mel,) * 2, (0, 0), (0, 0)])
@@ -175,8 +176,8 @@ class CausalGenerator(nn.Module):
   ) -> jax.Array:
     """Generates the poses of whole sounds; see `generator.Generator`.
 
-    `mel` has `STEPS` time steps per frame, those after the last frame are ignored. After
-    the end of a sound, it is zero.
+    `mel` has `STEPS` time steps per frame; those after the last frame are ignored.
+    Sound after the end of a sequence counts as silence.
     """
     mel = mel[..., : num_frames * STEPS]
     if lengths is not None:

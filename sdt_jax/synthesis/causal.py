@@ -40,9 +40,10 @@ def advance_px(
   method: Method, table: pose.PoseTable, state: TrainState, past: Any, piece: Piece
 ) -> tuple[Any, jax.Array]:
   """`Method.advance`, as final poses in pixels."""
-  mel = audio.mel_at(jnp.asarray(piece.samples), piece.starts) * piece.heard
+  samples, starts, heard, template = jax.tree.map(jnp.asarray, piece)
+  mel = audio.mel_at(samples, starts) * heard
   condition = Condition(
-    mel=mel[None], template=None if piece.template is None else piece.template[None]
+    mel=mel[None], template=None if template is None else template[None]
   )
   poses_norm, past = method.advance(state, past, condition)
   return past, pose.to_final(poses_norm, table)[0]

@@ -18,6 +18,12 @@ from sdt_jax.training import parallel, runs
 
 Generation = Literal["windowed", "whole"]
 
+_AT_ONCE = 8
+"""Number of windows that are generated together on accelerators."""
+
+# A long sound is fed in pieces, because a stream copies what it is fed.
+_PIECE = audio.num_samples(_AT_ONCE * windows.WHOLE_SOUND.hop)
+
 
 def load(
   workdir: str | pathlib.Path, step: str | int = "latest", speaker: str | None = None
@@ -59,6 +65,8 @@ class GestureModel:
     """(N, D) template of each training clip (line i of clips.txt), or None."""
     self.at_once = parallel.round_up(1)
     """Number of sounds that are generated at a time: one per device."""
+    # A CPU core is busy with one window; a batch only exceeds its cache.
+    self._windows_at_once = parallel.round_up(1 if parallel.is_cpu() else _AT_ONCE)
     table = body.table(run.config.pose.hierarchical)
     self._sample_px = parallel.map_clips(
       functools.partial(motion.sample_px, run.method, table), "jit"
@@ -146,7 +154,7 @@ class GestureModel:
 
     def generate(sounds: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
       count = len(sounds)
-      size = parallel.round_up(count)
+      size = self.at_once if count == 1 else self._windows_at_once
       draw = np.array([(seed % 2**32, number)] * count, np.uint32)
       batch = {"audio": sounds, "draw": draw}
       if codes is not None:
@@ -156,7 +164,7 @@ class GestureModel:
       poses_px = np.asarray(self._sample_px(self._state, padded))
       return poses_px[:count].astype(np.float32)
 
-    return windows.WindowedStream(generate, schedule, code)
+    return windows.WindowedStream(generate, schedule, code, self._windows_at_once)
 
   def choose_template(
     self, template: int | str | np.ndarray, seed: int = 0
@@ -198,7 +206,10 @@ class GestureModel:
         num_frames = audio.num_frames(len(sound))
         code = _fit_template(code, num_frames, num_frames)
       stream = self._stream(windows.WHOLE_SOUND, code, seed, number)
-      poses_px.append(np.concatenate([stream.feed(sound), stream.finish()]))
+      pieces = [
+        stream.feed(sound[i : i + _PIECE]) for i in range(0, len(sound), _PIECE)
+      ]
+      poses_px.append(np.concatenate([*pieces, stream.finish()]))
     return poses_px
 
   def _generate_whole(

@@ -20,8 +20,6 @@ from sdt_jax import audio
 from sdt_jax.synthesis.stream import NO_POSES, Stream
 
 FRAMES = audio.CLIP_FRAMES
-AT_ONCE = 8
-"""Number of windows that are generated together where there are enough."""
 
 _SAMPLES = audio.num_samples(FRAMES)
 
@@ -52,7 +50,7 @@ class Schedule(NamedTuple):
 
 
 # Chosen by measurement, see docs/generation.md.
-WHOLE_SOUND = Schedule(hop=40, look_ahead=8, fade=16)
+WHOLE_SOUND = Schedule(hop=43, look_ahead=8, fade=13)
 
 
 def live(look_ahead: int = 2, hop: int = 2, fade: int = 1) -> Schedule:
@@ -67,13 +65,18 @@ class WindowedStream(Stream):
     generate: the model.
     schedule: where windows lie.
     template: see `Stream`.
+    at_once: largest number of windows that are generated together.
   """
 
   def __init__(
-    self, generate: Generate, schedule: Schedule, template: np.ndarray | None = None
+    self,
+    generate: Generate,
+    schedule: Schedule,
+    template: np.ndarray | None = None,
+    at_once: int = 1,
   ):
     super().__init__(template)
-    self._generate, self._schedule = generate, schedule
+    self._generate, self._schedule, self._at_once = generate, schedule, at_once
     self._next_end = schedule.first
     self._joined = 0  # number of frames that windows have contributed
     self._tail: np.ndarray | None = None  # the last `fade` of them, to be blended
@@ -106,9 +109,8 @@ class WindowedStream(Stream):
     if not ends:
       return NO_POSES
     joined = []
-    while ends:  # two batch sizes, so that little is compiled
-      count = AT_ONCE if len(ends) >= AT_ONCE else 1
-      some, ends = ends[:count], ends[count:]
+    for first in range(0, len(ends), self._at_once):
+      some = ends[first : first + self._at_once]
       templates = None
       if self._templates is not None:
         templates = np.stack([self._templates_of(end - FRAMES, end) for end in some])
