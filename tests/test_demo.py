@@ -22,9 +22,9 @@ class StillModel:
   bank = np.arange(6, dtype=np.float32).reshape(3, 2)
   at_once = 2
 
-  def generate_many(self, sounds, codes, seed):
+  def generate_many(self, sounds, codes, seed, generation):
     """The template's first number is the first coordinate, and scales the rest."""
-    del seed
+    del seed, generation
     table = speakers.published("oliver").hierarchical
     mean = pose.to_final(np.zeros_like(table.mean), table)
     poses_px = []
