@@ -2,7 +2,7 @@
 
     python train.py --config=configs/sdt_live.py
 
-A frame depends on the sound up to 83 ms after it, and on no later one (docs/live.md).
+A frame depends on the sound up to 74 ms after it, and on no later one (docs/live.md).
 This trains on the synthetic speaker. For a data pack, add
 `--config.dataset.root=DATA --config.dataset.speaker=oliver`. To learn also from the
 motion of a model trained on the same clips, add `--config.teacher=<its workdir>`.

@@ -19,7 +19,6 @@ PIECE = 800  # samples: 50 ms
 
 
 async def send(socket, sound: np.ndarray) -> None:
-  await socket.send(json.dumps({"type": "template", "template": "random"}))
   pcm = (sound.clip(-1, 1) * 32767).astype("<i2")
   for start in range(0, len(pcm), PIECE):
     await socket.send(pcm[start : start + PIECE].tobytes())

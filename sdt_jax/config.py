@@ -81,7 +81,7 @@ FIELDS: dict[str, Any] = {
     Allowed(lambda x: x > 1, "2 or more, which batch statistics need"),
   ),
   "num_epochs": _run_field(100, "passes over the training clips", _POSITIVE),
-  "teacher": Field(
+  "teacher": _run_field(
     "",
     "workdir of a gesture model trained on the same clips; its motion for them is a "
     "second target, weighted by loss.teacher_weight",
@@ -156,8 +156,8 @@ FIELDS: dict[str, Any] = {
     ),
     "causal": Field(
       False,
-      "let a frame depend on no later sound, except for the look-ahead, so that the "
-      "model can run live frame by frame",
+      "use a causal generator, for live use: a frame depends on sound up to look_ahead "
+      "frames after it",
       absent=False,
     ),
     "look_ahead": Field(

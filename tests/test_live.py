@@ -45,7 +45,9 @@ from sdt_jax.live import server, session
 from sdt_jax.live.queues import Inbox, Outbox, Sound, Template
 
 NUM_CLIPS = 6
-GENEROUS = session.Limits(speed=1000, burst_seconds=1000, waiting_frames=10_000)
+GENEROUS = session.Limits(
+  speed=1000, burst_seconds=1000, waiting_seconds=1000, waiting_frames=10_000
+)
 CHROMIUM = os.environ.get("SDT_CHROMIUM") or shutil.which("chromium")
 FPS, RATE = audio.FPS, audio.SAMPLE_RATE
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -193,7 +195,7 @@ def test_poses_are_those_of_a_stream(model, serve):
 
 
 def test_the_latency_in_hello_is_that_of_the_stream(hello):
-  assert hello["latency_frames"] == 5  # hop + look-ahead + fade
+  assert hello["latency_frames"] == 4  # hop + look-ahead + fade - 1
 
 
 def test_a_template_takes_effect_where_it_was_sent(model, serve):
@@ -269,7 +271,7 @@ class _Instant:
 
 
 def test_a_slow_client_loses_frames(serve, model):
-  limits = session.Limits(speed=1000, burst_seconds=1000, waiting_frames=10)
+  limits = dataclasses.replace(GENEROUS, waiting_frames=10)
   instant = copy.copy(model)
   instant.stream = _Instant
   slow = _socket(serve(limits, model=instant))

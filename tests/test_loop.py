@@ -484,12 +484,14 @@ def test_unusable_teachers(train, trained, with_pose_vae, data_dir, tmp_path):
   other = tiny.config(data_dir, num_epochs=1, **{"dataset.num_train_clips": 24})
   tiny.train(other, tmp_path / "other", _NoGallery)
   for teacher, message in [
-    (tmp_path / "none", "none"),
+    (tmp_path / "none", "config.teacher=.*none"),
     (with_pose_vae / workdir.POSE_VAE, "takes no audio"),
     (tmp_path / "other", "was trained on other clips"),
   ]:
     with pytest.raises(UserError, match=message):
       train(tmp_path / "new", teacher=str(teacher))
+  with pytest.raises(UserError, match="a pose VAE has no teacher"):
+    train(tmp_path / "new", teacher=str(trained), experiment="pose2pose")
   with pytest.raises(UserError, match="normalises poses in another way"):
     train(tmp_path / "new", teacher=str(trained), **{"pose.hierarchical": False})
   assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Scores generation for long sounds, as users get it.
+"""Scores generation for long sounds.
 
 Neighbouring clips of a split are joined into stretches of one length, whose motion is
 generated windowed and whole (see `synthesis.generate`) with one template for each
@@ -6,7 +6,7 @@ stretch. It is scored over successive windows of 64 frames, so that the numbers 
 with those of clips.
 
 Conventions: final poses (T, dims, joints) in pixels, 15 frames/s. A seam is where the
-windows of the generation meet (`synthesis.windows`), whatever is scored there.
+windows of the generation meet (`synthesis.windows`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

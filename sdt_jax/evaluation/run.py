@@ -112,10 +112,11 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
     result["renderings"] = _renderings(model)
   print(f"{options.split} at step {run.step}: {result['scored']}")
   print(table({"model": model.scores, **others}))
+  _write_json(path / f"{name}.json", result)
   if stretches:
     mean_change = clips.sounds.mean_change
     result["long_sounds"] = _score_long(run, options, pose_vae, stretches, mean_change)
-  workdir.write_text(path / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    _write_json(path / f"{name}.json", result)
   if pose_vae is None:
     print(_WITHOUT_FTD)
   shown = pipeline.spread_rows(len(split), options.save_videos)
@@ -124,6 +125,10 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
     _save_arrays(path / name, split, saved, chosen, model.motion, scorer.truth)
   _save_videos(path / name, split, shown, chosen, model.motion.poses_px, truth_px)
   return path / f"{name}.json"
+
+
+def _write_json(path: pathlib.Path, result: dict[str, Any]) -> None:
+  workdir.write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 def _check_split(name: str, splits: Mapping[str, Sized]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import uvicorn
 from fastapi.requests import HTTPConnection
 from fastapi.staticfiles import StaticFiles
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
@@ -30,11 +31,22 @@ from sdt_jax.synthesis.generate import GestureModel
 
 PROTOCOL = 1
 _PAGE = pathlib.Path(__file__).parent / "page"
+_MAX_CONNECTIONS = 256  # of pages and programs, with those that are being refused
 _SEND_BUFFER = 32_768  # bytes; what a client has not read for long is of no use
 _HEADERS = {
   "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
   "Cache-Control": "no-cache",
 }
+
+
+class _Protocol(WebSocketsSansIOProtocol):
+  """Disconnects a client that pings without reading the answers."""
+
+  def handle_ping(self) -> None:
+    if self.transport.get_write_buffer_size() > _SEND_BUFFER:
+      self.transport.abort()
+    else:
+      super().handle_ping()
 
 
 class Player(NamedTuple):
@@ -57,26 +69,21 @@ def player(name: str, sound: np.ndarray, sample_rate: int) -> Player:
 def describe(model: GestureModel, look_ahead: int) -> dict[str, Any]:
   """The message that greets clients.
 
-  It takes seconds: the model is compiled, and its latency is measured on silence.
+  It takes seconds, because the model is compiled.
 
   Raises:
     UserError: `look_ahead` is not possible.
   """
   stream = model.stream(look_ahead=look_ahead)
-  heard, latencies = 0, []
   poses_px = np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
-  while len(latencies) < 3:
-    piece = audio.num_samples(heard + 1) - audio.num_samples(heard)
-    heard += 1
-    if len(final := stream.feed(np.zeros(piece, np.float32))):
-      latencies.append(heard - len(poses_px))
-      poses_px = np.concatenate([poses_px, final])
+  while not len(poses_px):
+    poses_px = stream.feed(np.zeros(audio.num_samples(1), np.float32))
   return {
     "type": "hello",
     "protocol": PROTOCOL,
     "sample_rate": audio.SAMPLE_RATE,
     "fps": audio.FPS,
-    "latency_frames": max(latencies),
+    "latency_frames": stream.latency,
     "templates": 0 if model.bank is None else len(model.bank),
     "dims": kp.UPPER_BODY.dims,
     "joints": kp.UPPER_BODY.names,
@@ -161,8 +168,7 @@ def create_app(
       await session.refuse(client, session.RefusedError(session.TOO_MANY, busy))
       return
     async with places:
-      await client.send_json(hello)
-      await session.Session(client, model, look_ahead, limits).run()
+      await session.Session(client, model, look_ahead, limits).run(hello)
 
   @app.middleware("http")
   async def add_headers(request: fastapi.Request, call_next) -> fastapi.Response:
@@ -217,6 +223,8 @@ def web_server(app: fastapi.FastAPI) -> uvicorn.Server:
     app,
     log_level="warning",
     lifespan="off",
+    ws=_Protocol,
+    limit_concurrency=_MAX_CONNECTIONS,
     ws_max_size=1_000_000,  # `Session` refuses smaller messages, with a reason
     ws_per_message_deflate=False,
     timeout_graceful_shutdown=2,

@@ -45,8 +45,10 @@ class Limits:
     message_bytes: size of a message; the default is a second of sound.
     speed: of the sound sent, relative to real time, on average. Other and small
       messages count as sound of their size, at least 5 ms.
-    burst_seconds: sound that may be sent in advance of that, and that may wait to be
-      processed; if there is more, the waiting sound is left out.
+    burst_seconds: sound that may be sent in advance of that, so that a client may catch
+      up after a pause.
+    waiting_seconds: sound that may wait to be processed; if there is more, the waiting
+      sound is left out.
     waiting_frames: frames that may wait to be sent; if there are more, the oldest are
       dropped.
     idle_seconds: time without a message after which the client is disconnected.
@@ -55,7 +57,8 @@ class Limits:
   clients: int = 16
   message_bytes: int = 2 * audio.SAMPLE_RATE
   speed: float = 2.0
-  burst_seconds: float = 2.0
+  burst_seconds: float = 10.0
+  waiting_seconds: float = 2.0
   waiting_frames: int = 4 * audio.FPS
   idle_seconds: float = 60.0
 
@@ -130,16 +133,17 @@ class Session:
   ):
     self._socket, self._bank, self._limits = socket, model.bank, limits
     burst = limits.burst_seconds * audio.SAMPLE_RATE
-    self._inbox = Inbox(burst)
+    self._inbox = Inbox(limits.waiting_seconds * audio.SAMPLE_RATE)
     self._outbox = Outbox(limits.waiting_frames)
     self._sending = asyncio.Lock()
     self._allowance, self._allowed_at = burst, time.monotonic()
     template = None if self._bank is None else self._choose({"template": "random"})
     self._motion = Motion(model, look_ahead, template)
 
-  async def run(self) -> None:
-    """Returns when the client has finished, has gone or was refused."""
+  async def run(self, hello: dict[str, Any]) -> None:
+    """Greets the client; returns when it has finished, has gone or was refused."""
     try:
+      await self._socket.send_json(hello)
       async with asyncio.TaskGroup() as tasks:
         tasks.create_task(self._receive())
         tasks.create_task(self._compute())
@@ -177,8 +181,8 @@ class Session:
         raise RefusedError(TOO_LARGE, f"message of {len(data)} bytes; {most}")
       self._charge(len(data) // 2)
       if isinstance(data, bytes):
-        self._hear(data)
-      elif await self._obey(data) == "finish":
+        self._handle_sound(data)
+      elif await self._handle_text(data) == "finish":
         return self._inbox.end()
 
   def _charge(self, samples: int) -> None:
@@ -192,12 +196,12 @@ class Session:
       fastest = f"send at most {limits.speed:g} times real time"
       raise RefusedError(POLICY, f"messages come too fast; {fastest}")
 
-  def _hear(self, data: bytes) -> None:
+  def _handle_sound(self, data: bytes) -> None:
     if len(data) % 2:
       raise RefusedError(BAD_DATA, f"sound of {len(data)} bytes; send 16-bit samples")
     self._inbox.put_sound(np.frombuffer(data, "<i2").astype(np.float32) / 2**15)
 
-  async def _obey(self, text: str) -> str:
+  async def _handle_text(self, text: str) -> str:
     """Does what a JSON message says; returns its type."""
     try:
       message = json.loads(text)
@@ -207,7 +211,8 @@ class Session:
       raise RefusedError(BAD_DATA, f"message {text!a:.40}; {expected}") from None
     if kind == "template":
       self._inbox.put_template(self._choose(message))
-      await self._send_json(message)
+      known = ("type", "template", "blend_with", "weight")
+      await self._send_json({k: message[k] for k in known if k in message})
     elif kind != "finish":
       raise RefusedError(BAD_DATA, f"type {kind!a:.40}; send 'template' or 'finish'")
     return kind

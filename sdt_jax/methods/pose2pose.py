@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sdt_jax.config import Config
+from sdt_jax.errors import UserError
 from sdt_jax.methods import base, losses, train_state
 from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
 from sdt_jax.methods.train_state import TrainState
@@ -36,6 +37,11 @@ class Pose2Pose(base.Method):
   def check(cls, config: Config) -> None:
     channels = config.generator.channels, 2 * config.template.size
     base.check_groups("pose_vae.norm", config.pose_vae.norm, channels)
+    if config.teacher and config.experiment == "pose2pose":
+      raise UserError(
+        f"config.teacher is {config.teacher!r}, but a pose VAE has no teacher; leave it "
+        "out"
+      )
 
   @classmethod
   def from_config(cls, config: Config, steps_per_epoch: int) -> "Pose2Pose":

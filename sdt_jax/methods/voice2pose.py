@@ -84,7 +84,7 @@ class Voice2Pose(base.Method):
     if config.template.kind != "vae" or config.template.pose_vae:
       return None
     vae = config.copy_and_resolve_references()
-    vae.experiment = "pose2pose"
+    vae.experiment, vae.teacher = "pose2pose", ""
     vae.checkpoint.best_metric = "l1"
     vae.evaluation.update({"template": "random", "pose_vae": ""})
     return vae

@@ -2,10 +2,10 @@
 
 Convolutions look back only; norms use the statistics of the training data, or those of
 a single time step; the level of the sound is that of its recent past. Each block keeps
-what it needs of the past in the collection "past", if that is mutable: a sequence gives
-the same poses in pieces of any length, with "past" handed from call to call, as at
-once. Before the first call the past is zero, like zero padding. Arrays are laid out as
-in `layers`.
+what it needs of the past in the collection "past", if that is mutable. With "past"
+passed from call to call, a sequence gives the same poses in pieces of any length as in
+one call. Before the first call the past is zero, like zero padding. Arrays are laid out
+as in `layers`.
 """
 
 import math

@@ -14,7 +14,7 @@ EPSILON = 1e-5
 def convolve(
   x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int = 1
 ) -> jax.Array:
-  """Convolution; the numbers apply to every spatial dimension; padding is with zeros.
+  """Convolution; stride, zero padding and dilation apply to every spatial dimension.
 
   x is (batch, *spatial, channels in), kernel (*size, channels in, channels out).
   """

@@ -87,7 +87,9 @@ class CausalStream(Stream):
 
   @property
   def latency(self) -> float:
-    return self._look_ahead + audio.FPS * audio.SIDE / audio.SAMPLE_RATE
+    # The last time step of a frame is centred before its end.
+    rest_s = audio.SIDE / audio.SAMPLE_RATE - 1 / self._mel_rate
+    return self._look_ahead + audio.FPS * rest_s
 
   def feed(self, samples: np.ndarray) -> np.ndarray:
     self._hear(samples)
@@ -106,6 +108,7 @@ class CausalStream(Stream):
     length = max(num_frames, audio.CLIP_FRAMES)
     missing = audio.num_samples(length) - heard
     self._sound = np.pad(self._sound, (0, max(missing, 0)))
+    self._sound = self._sound[: audio.num_samples(length) - self._first_sample]
     if self._first_sample == 0:
       self._reflect_start()
     silence = (self._look_ahead + 1) * audio.SAMPLE_RATE // audio.FPS

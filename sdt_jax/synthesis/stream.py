@@ -6,6 +6,7 @@ import numpy as np
 
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
 
 NO_POSES = np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
 
@@ -39,6 +40,9 @@ class Stream(abc.ABC):
     """Takes samples (n,) at 16 kHz; returns the poses (k, dims, joints) that are final.
 
     The first pose continues where those of the previous call ended.
+
+    Raises:
+      UserError: the samples are not finite floats.
     """
 
   @abc.abstractmethod
@@ -46,8 +50,19 @@ class Stream(abc.ABC):
     """Ends the sound; returns the remaining poses (k, dims, joints)."""
 
   def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
-    """Changes to a template (D,), over some frames from the end of the sound so far."""
-    assert self._templates is not None
+    """Changes to a template (D,), over some frames from the end of the sound so far.
+
+    Raises:
+      UserError: the model has no templates, this is not one, or there are no frames.
+    """
+    if self._templates is None:
+      raise UserError("this model has no templates; leave them out")
+    expected, shape = self._templates.shape[1:], np.shape(template)
+    if shape != expected or not np.isfinite(template).all() or num_frames < 1:
+      raise UserError(
+        f"a template of shape {shape} over {num_frames} frames: expected finite "
+        f"numbers of shape {expected}, such as a row of model.bank, over at least 1"
+      )
     heard = audio.num_frames(self._num_samples())
     before = self._templates_of(self._first_template, heard)
     [now] = self._templates_of(heard, heard + 1)
@@ -56,6 +71,12 @@ class Stream(abc.ABC):
     self._templates = np.concatenate([before, change]).astype(np.float32)
 
   def _hear(self, samples: np.ndarray) -> None:
+    is_sound = samples.ndim == 1 and np.issubdtype(samples.dtype, np.floating)
+    if not is_sound or not np.isfinite(samples).all():
+      raise UserError(
+        f"sound of shape {samples.shape} and type {samples.dtype}: expected finite "
+        "numbers of shape (n,) from -1 to 1; audio_file.to_model_rate converts others"
+      )
     self._sound = np.concatenate([self._sound, samples.astype(np.float32)])
 
   def _num_samples(self) -> int:
@@ -74,4 +95,4 @@ class Stream(abc.ABC):
     if self._templates is not None:  # the last one continues
       unused = min(first_frame - self._first_template, len(self._templates) - 1)
       self._templates = self._templates[max(0, unused) :]
-      self._first_template += max(0, unused)
+      self._first_template = max(first_frame, self._first_template)

@@ -8,7 +8,7 @@ knows enough sound around, and a crossfade joins it to the one before.
     window k      |------ context ------|  fade  |  ...  | look-ahead |
     window k + 1            |------ context ------|  fade  |  ...  | look-ahead |
 
-A whole sound is generated as a stream that is fed at once.
+A whole sound is generated through the same stream as a live one.
 """
 
 from collections.abc import Callable

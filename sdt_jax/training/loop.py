@@ -108,7 +108,7 @@ def _run(
   state, start, pending = (first_state, 0, []) if first_state else saver.restore()
   clips = _open_feed(job, start)
   train_steps = _map_train_step(job, clips)
-  data = clips.data, job.teacher and job.teacher.state.replace(opt_states={})
+  data = clips.data, job.teacher and job.teacher.state
   with contextlib.ExitStack() as at_exit:
     with processes.errors_shared():
       log = _open_log(job, start, pending, text_log)

@@ -134,7 +134,7 @@ def check(
       pathlib.Path(config.evaluation.pose_vae), "config.evaluation.pose_vae"
     )
   if config.teacher:
-    workdir.read_config(pathlib.Path(config.teacher))
+    teacher.check(config)
   _check_evaluation(config, make_evaluator, ftd_vae, bank_run)
   return Plan(
     config=config,

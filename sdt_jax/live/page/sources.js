@@ -70,7 +70,8 @@ export class Recording extends Source {
     let sent = 0;
     this.timer = setInterval(() => {
       const due = ((performance.now() - start) / 1000) * this.rate;
-      const piece = samples.subarray(sent, due);
+      const most = sent + this.rate / 4; // after a pause, it catches up in pieces
+      const piece = samples.subarray(sent, Math.min(due, most));
       if (piece.length) send(piece);
       sent += piece.length;
       if (sent === samples.length) {
