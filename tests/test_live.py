@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import copy
+import dataclasses
 import functools
 import http.client
 import json
@@ -385,7 +386,7 @@ def test_a_bad_message_ends_only_its_own_connection(serve, message, code, reason
 
 
 def test_sound_that_comes_too_fast_is_refused(serve):
-  with _connect(serve(session.Limits())) as client:
+  with _connect(serve(session.Limits(burst_seconds=2))) as client:
     with contextlib.suppress(ConnectionClosed):
       for _ in range(5):
         _send(client, _sound(0.9))
@@ -393,7 +394,7 @@ def test_sound_that_comes_too_fast_is_refused(serve):
 
 
 def test_small_messages_that_come_too_fast_are_refused(serve):
-  with _connect(serve(session.Limits())) as client:
+  with _connect(serve(session.Limits(burst_seconds=2))) as client:
     with contextlib.suppress(ConnectionClosed):
       for _ in range(600):
         client.send(b"")

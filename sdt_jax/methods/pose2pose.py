@@ -39,8 +39,8 @@ class Pose2Pose(base.Method):
     base.check_groups("pose_vae.norm", config.pose_vae.norm, channels)
     if config.teacher and config.experiment == "pose2pose":
       raise UserError(
-        f"config.teacher is {config.teacher!r}, but a pose VAE has no teacher; leave it "
-        "out"
+        f"config.teacher is {config.teacher!r}, but a pose VAE has no teacher; leave "
+        "it out"
       )
 
   @classmethod
