@@ -199,3 +199,11 @@ def test_a_stream_refuses_what_is_not_a_template(model, template):
 def test_a_stream_without_templates_takes_none():
   with pytest.raises(UserError, match="has no templates"):
     _model(**{"template.kind": "none"}).stream().set_template(np.zeros(4))
+
+
+def test_silence(model):
+  silence = np.zeros(2 * RATE, np.float32)
+  whole = model.generate(silence, RATE, 1, generation="whole")
+  assert np.isfinite(whole).all()
+  found = _streamed(model, silence, [1_000] * 20)
+  np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-3)
