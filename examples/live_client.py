@@ -44,4 +44,7 @@ async def main(path: str, url: str = "ws://127.0.0.1:8010/stream") -> None:
 
 
 if __name__ == "__main__":
-  asyncio.run(main(*sys.argv[1:]))
+  try:
+    asyncio.run(main(*sys.argv[1:]))
+  except websockets.ConnectionClosed as e:
+    sys.exit(f"error: the connection was closed: {e}")

@@ -15,7 +15,13 @@ from sdt_jax.errors import UserError
 from sdt_jax.evaluation import long, registry, scoring
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.synthesis import generate
-from sdt_jax.synthesis.windows import FRAMES, WHOLE_SOUND, Schedule, Stream, live
+from sdt_jax.synthesis.windows import (
+  FRAMES,
+  WHOLE_SOUND,
+  Schedule,
+  WindowedStream,
+  live,
+)
 from sdt_jax.training import runs, setup
 
 SAMPLES = audio.num_samples(FRAMES)
@@ -311,7 +317,7 @@ def test_an_hour_streams_in_constant_memory(schedule):
     return np.broadcast_to(values[..., None, None], (len(sounds), FRAMES, *SHAPE))
 
   rng = np.random.default_rng(0)
-  stream = Stream(loudness, schedule, np.zeros(3, np.float32))
+  stream = WindowedStream(loudness, schedule, np.zeros(3, np.float32))
   frames, peaks = 0, []
   tracemalloc.start()
   try:
