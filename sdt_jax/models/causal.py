@@ -34,10 +34,6 @@ _QUIET = 1e-3
 _SILENCE = 1e-2
 
 
-def _recall(module: nn.Module, name: str, zeros: jax.Array) -> jax.Array:
-  return module.get_variable("past", name, zeros)
-
-
 def _remember(module: nn.Module, name: str, value: jax.Array) -> None:
   if module.is_mutable_collection("past"):
     module.put_variable("past", name, value)
@@ -56,7 +52,7 @@ class RunningLevel(nn.Module):
     power = jnp.mean(mel, axis=1)
     decay = math.exp(-1 / (MEMORY_S * MEL_RATE))
     now = jnp.stack([power, jnp.ones_like(power)], axis=-1)
-    past = _recall(self, "sums", jnp.zeros_like(now[:, :1]))
+    past = self.get_variable("past", "sums", jnp.zeros_like(now[:, :1]))
     now = jnp.concatenate([past, now], axis=1)
     decays = jnp.full((1, now.shape[1], 1), decay, now.dtype)
 
@@ -108,14 +104,11 @@ class CausalBlock(nn.Module):
   def _after_past(self, x: jax.Array) -> jax.Array:
     """x after the last steps of the call before that the kernel still covers."""
     length = self.dilation * (self.kernel[-1] - 1) - (self.stride - 1)
-    past = _recall(self, "inputs", jnp.zeros_like(x, shape=self._shape(x, length)))
+    shape = (*x.shape[:-2], length, x.shape[-1])
+    past = self.get_variable("past", "inputs", jnp.zeros_like(x, shape=shape))
     x = jnp.concatenate([past, x], axis=-2)
     _remember(self, "inputs", x[..., x.shape[-2] - length :, :])
     return x
-
-  @staticmethod
-  def _shape(x: jax.Array, length: int) -> tuple[int, ...]:
-    return (*x.shape[:-2], length, x.shape[-1])
 
   def _convolve(self, x: jax.Array) -> jax.Array:
     shape = (*self.kernel, x.shape[-1], self.features)
