@@ -10,7 +10,7 @@ windows of the generation meet (`synthesis.windows`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ from sdt_jax.errors import UserError
 from sdt_jax.evaluation import metrics, scoring
 from sdt_jax.evaluation.registry import Sounds
 from sdt_jax.pose import PoseTable
-from sdt_jax.synthesis.generate import Generation
+from sdt_jax.synthesis.generate import Generation, GestureModel
 from sdt_jax.synthesis.windows import FRAMES, WHOLE_SOUND, Schedule
 from sdt_jax.training.runs import Run
 
@@ -29,18 +29,6 @@ GENERATIONS: tuple[Generation, ...] = ("windowed", "whole")
 
 _MINUTE = 60 * audio.FPS
 _SMALLEST_SHARE = 0.02  # of the frames, for a mean over them
-
-
-class Model(Protocol):
-  """What generates: a `GestureModel`."""
-
-  def generate_many(
-    self,
-    sounds: Sequence[np.ndarray],
-    codes: Sequence[np.ndarray | None],
-    seed: int = 0,
-    generation: Generation = "windowed",
-  ) -> list[np.ndarray]: ...
 
 
 class Stretches(NamedTuple):
@@ -185,7 +173,7 @@ def all_windows(motions_px: np.ndarray) -> np.ndarray:
 
 
 def score(
-  model: Model,
+  model: GestureModel,
   stretches: Stretches,
   renderings: Sequence[Sequence[np.ndarray | None]],
   table: PoseTable,
