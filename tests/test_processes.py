@@ -192,7 +192,7 @@ def test_any_other_error_of_one_ends_all():
     for process in "01"
   ]
   try:
-    first, second = (process.communicate(timeout=60)[1] for process in started)
+    first, second = (process.communicate(timeout=120)[1] for process in started)
   finally:
     for process in started:
       process.kill()
@@ -200,6 +200,29 @@ def test_any_other_error_of_one_ends_all():
   assert "Traceback" not in first
   assert "KeyError: 'lost'" in second
   assert "Traceback" in second
+
+
+_HANGING = """
+import atexit, time
+from sdt_jax.training import processes
+
+atexit.register(time.sleep, 60)  # JAX waits for a process that is lost
+processes.jax.process_count = lambda: 2
+processes._EXIT_S = 1
+processes.multihost_utils.process_allgather = lambda text: [text, text]
+with processes.errors_shared():
+  raise KeyError("lost")
+"""
+
+
+def test_a_process_with_an_error_ends_though_another_hangs():
+  started = time.monotonic()
+  ended = subprocess.run(
+    [sys.executable, "-c", _HANGING], cwd=programs.ROOT, capture_output=True, text=True
+  )
+  assert ended.returncode == -signal.SIGALRM
+  assert "KeyError: 'lost'" in ended.stderr
+  assert time.monotonic() - started < 40
 
 
 def _share_with(monkeypatch, message: str) -> list[bytes]:

@@ -6,7 +6,9 @@ except checkpoints, which all processes write together. All functions here excep
 `is_main` and `share` are collective: every process must call them.
 """
 
+import atexit
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ T = TypeVar("T")
 
 _MESSAGE_BYTES = 2000
 _WAIT_S = 300  # until process 0 listens; JAX itself waits as long for the others
+_EXIT_S = 30  # after an error, for JAX, which at exit waits for the other processes
 _SHARED = "The other processes of the run received this error, too."
 
 
@@ -109,7 +112,8 @@ def errors_shared() -> Iterator[None]:
   """Raises an error of one process in all of them, so that none waits forever.
 
   A process where the block raised an exception re-raises it; the others raise a
-  UserError. Such blocks may be nested.
+  UserError. Such blocks may be nested. A process that does not catch the error ends
+  within seconds, even if another one hangs.
   """
   error = None
   try:
@@ -126,6 +130,7 @@ def errors_shared() -> Iterator[None]:
   if any(messages):
     error = error or UserError(next(filter(None, messages)))
     error.add_note(_SHARED)
+    atexit.register(signal.alarm, _EXIT_S)
     raise error
 
 
