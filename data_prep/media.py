@@ -130,15 +130,20 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
   return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
-def pictures(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
+def pictures(
+  path: pathlib.Path, since: float | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
   """Yields the time, in seconds of the container's clock, and (H, W, 3) uint8 RGB.
 
-  Pictures that are not later than the one before are skipped.
+  Pictures that are not later than the one before, or earlier than `since`, are skipped.
   """
   with _opened(path) as container:
     stream = _video_stream(container, path)
     step = 1 / float(stream.average_rate or 25)
-    last = None
+    last = since and since - 1e-6
+    if since is not None:
+      with contextlib.suppress(FFmpegError):  # not all can seek; then all is decoded
+        container.seek(max(0, int(since * av.time_base)))
     for frame in audio_file.decoded_frames(container, stream):
       time = frame.time
       if time is None:

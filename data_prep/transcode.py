@@ -7,6 +7,8 @@ at the first picture) and `source.json`, and a copy of the wav to the pack.
 import dataclasses
 import shutil
 
+import numpy as np
+
 from sdt_jax import audio
 from sdt_jax.files import replacing
 from . import media, workspace
@@ -37,6 +39,17 @@ def _transcode(options: Options, video: Video, progress: Progress) -> None:
   workspace.remove_unfinished(pack_wav(options, video).parent, f"{video.name}.wav")
   with replacing(pack_wav(options, video)) as temporary:
     shutil.copyfile(wav, temporary)
+  write_source(video, probe, canvas, times, samples)
+
+
+def write_source(
+  video: Video,
+  probe: media.Probe,
+  canvas: media.Canvas,
+  times: list[float],
+  samples: np.ndarray,
+) -> None:
+  """Writes source.json, see `workspace.read_source`."""
   source = {
     "file": video.path.name,
     "probe": dataclasses.asdict(probe),

@@ -54,13 +54,23 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
     ) from e
 
 
+def array_names(path: str | pathlib.Path) -> list[str]:
+  """Names of the arrays of an npz file; see `read_arrays`.
+
+  Raises:
+    UserError: the file is missing or is not an npz file.
+  """
+  with _readable(path), zipfile.ZipFile(path) as archive:
+    return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
   """Reads the named arrays of an npz file, or all of them; never unpickles anything.
 
   Raises:
     UserError: the file is missing, is not an npz file, or lacks an array.
   """
-  try:
+  with _readable(path):
     with zipfile.ZipFile(path) as archive:  # np.load would also accept an npy file
       sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
     names = names or tuple(sizes)
@@ -74,6 +84,13 @@ def read_arrays(path: str | pathlib.Path, *names: str) -> dict[str, np.ndarray]:
       raise UserError(f"{path}: contains an array larger than 1 GiB; give another file")
     with np.load(path, allow_pickle=False) as npz:
       return {name: _parse_array(npz, name) for name in names}
+
+
+@contextlib.contextmanager
+def _readable(path: str | pathlib.Path) -> Iterator[None]:
+  """Turns the errors of reading an npz file into a UserError."""
+  try:
+    yield
   except UserError:
     raise
   except FileNotFoundError as e:

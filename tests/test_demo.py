@@ -14,12 +14,14 @@ import soundfile
 from sdt_jax import audio, exports, pose, speakers
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import demo, video
+from sdt_jax.templates import sources
 
 
 class StillModel:
   """Holds the mean pose of a published speaker."""
 
   bank = np.arange(6, dtype=np.float32).reshape(3, 2)
+  abilities = sources.Abilities()
   at_once = 2
 
   def generate_many(self, sounds, codes, seed, generation):

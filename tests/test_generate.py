@@ -29,12 +29,14 @@ def _state(method):
   """Random numbers in the place of trained ones."""
   rng = np.random.default_rng(0)
 
-  def fill(leaf):
+  def fill(path, leaf):
+    if getattr(path[-1], "key", "") in ("scale", "var"):  # of batch norm
+      return np.ones(leaf.shape, leaf.dtype)
     spread = 0.1 if leaf.ndim < 3 else (2 / np.prod(leaf.shape[:-1])) ** 0.5
     return (spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 
   shapes = jax.eval_shape(lambda: runs.init_state(method, 0, NUM_CLIPS))
-  state = jax.tree.map(fill, shapes)
+  state = jax.tree_util.tree_map_with_path(fill, shapes)
   if "templates" in state.params:
     state.params["templates"] *= 10
   return state.replace(step=jnp.int32(12))

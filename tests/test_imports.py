@@ -15,17 +15,22 @@ LAYERS = (
   | {"sdt_jax.original_names"},
   {"sdt_jax.models"},
   {"sdt_jax.methods"},
-  {"sdt_jax.templates", "sdt_jax.data"},
+  {"sdt_jax.templates." + m for m in ("director", "keyframes", "sources")}
+  | {"sdt_jax.data"},
   {"sdt_jax.training"},
-  {"sdt_jax.synthesis"},
+  {"sdt_jax.synthesis", "sdt_jax.templates"},
   {"sdt_jax.evaluation"},
   {"sdt_jax.exports", "sdt_jax.interop"},
-  {"sdt_jax", "configs", "train", "eval", "demo", "data_prep", "benchmarks"},
+  {"sdt_jax", "configs", "train", "eval", "demo", "data_prep", "benchmarks"}
+  | {"sdt_jax.templates.timeline"},
   {"sdt_jax.live"},
 )
 
 # Packages of one layer that must not import each other.
-APART = [{"sdt_jax.templates", "sdt_jax.data"}, {"sdt_jax.exports", "sdt_jax.interop"}]
+APART = [
+  {"sdt_jax.templates.sources", "sdt_jax.data"},
+  {"sdt_jax.exports", "sdt_jax.interop"},
+]
 
 # External library -> the only modules that may use it. Data preparation reads
 # pictures itself; MediaPipe runs in an environment of its own.

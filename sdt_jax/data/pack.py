@@ -229,6 +229,14 @@ def _fingerprint(
   return digest.hexdigest()[:12]
 
 
+def speaker_of(path: pathlib.Path) -> str | None:
+  """The speaker whose pack contains this clip, by its folders; None without a pack."""
+  for folder in path.resolve().parents:
+    if any((folder / name).is_file() for name in CSV_NAMES):
+      return folder.name
+  return None
+
+
 def read_clip(path: pathlib.Path, clip_id: str) -> Clip:
   """Reads and checks one clip.
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from sdt_jax.evaluation import long, metrics, references, registry, scoring
 from sdt_jax.evaluation.evaluator import Evaluator
 from sdt_jax.evaluation.registry import Motion, Sounds
 from sdt_jax.synthesis import generate, overview, render, video
-from sdt_jax.templates import sources
+from sdt_jax.templates import abilities, sources
 from sdt_jax.training import runs, setup
 from sdt_jax.training.runs import Run
 
@@ -88,7 +88,11 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
   stretches = _stretches(run, split, options)
   truth_px = split.poses_px(np.arange(len(split)))
   chosen = _templates(
-    run, options, len(split), lambda: _encoded(run, pose_vae, truth_px)
+    run,
+    options,
+    len(split),
+    lambda: _encoded(run, pose_vae, truth_px),
+    lambda: (sound for sounds in _sounds(split) for sound in sounds),
   )
   clips = scoring.Clips(truth_px, _beat_data(train, split), run.table)
   scorer = scoring.Scorer(clips, pose_vae)
@@ -170,17 +174,22 @@ def _pose_vae(run: Run, options: Options) -> Run | None:
 
 
 def _templates(
-  run: Run, options: Options, num_clips: int, encode: Callable[[], np.ndarray]
+  run: Run,
+  options: Options,
+  num_clips: int,
+  encode: Callable[[], np.ndarray],
+  sounds: Callable[[], Iterable[np.ndarray]],
 ) -> list[sources.Chosen | None]:
-  """The templates of each rendering."""
-  return sources.choose(
+  """The templates of each rendering, with `codes`."""
+  chosen = sources.choose(
     options.template,
     run.method.bank(run.state),
     num_samples=options.num_samples,
     num_clips=num_clips,
     seed=options.seed,
-    encode=encode,
+    abilities=abilities.of(run, encode),
   )
+  return [templates and templates.heard(sounds()) for templates in chosen]
 
 
 def _stretches(run: Run, split: Split, options: Options) -> long.Stretches | None:
@@ -208,11 +217,11 @@ def _score_long(
     codes = _encoded(run, pose_vae, stretches.windows_px)
     return codes.reshape(count, -1, codes.shape[-1]).mean(1)
 
-  chosen = _templates(run, options, count, encode)
+  chosen = _templates(run, options, count, encode, lambda: stretches.sounds)
   scored = long.score(
     generate.GestureModel(run, run.speaker),
     stretches,
-    [list(t.codes) if t else [None] * count for t in chosen],
+    [[t and t.code(s, i) for i, s in enumerate(stretches.sounds)] for t in chosen],
     run.table,
     mean_change,
     pose_vae,
@@ -358,7 +367,7 @@ def _save_arrays(
     "poses_gt_batch": repeated(truth.poses_px[0]),
     "clip_ids": np.array([split.clip_id(row) for row in rows] * copies),
   }
-  if templates := [t.codes[rows] for t in chosen if t]:
+  if templates := [t.codes[rows] for t in chosen if t and t.codes is not None]:
     arrays["condition_code"] = np.concatenate(templates)
   if motion.codes and truth.codes:
     for name, pred, true in zip(

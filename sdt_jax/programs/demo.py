@@ -1,13 +1,17 @@
 """Renders gesture videos for sound files, using a trained run.
 
     python demo.py --workdir=DIR --audio=FILE|LIST.txt|FOLDER --output_dir=DIR \
-      [--step=latest|best|N] [--template=random|normal|INDEX|INDEX:INDEX|FILE.npz] \
+      [--step=latest|best|N] [--template=TEMPLATE] [--direction=NAME:SHIFT,...] \
       [--num_samples=N] [--seed=N] [--speaker=NAME] [--generation=windowed|whole] \
       [--outputs=mp4,npz,png] [--size=1280x720] [--scale=FLOAT] \
       [--export=openpose,pose2img,csv]
 
 For each sound: <stem>.mp4, <stem>.npz with the poses and the template, <stem>.png with
 a film strip; with several renderings also <stem>_overview.mp4 and .png, which show all.
+
+TEMPLATE is random, normal, a row of the bank (7), a blend (7:12 or 7:12:0.3), a file of
+templates (FILE.npz), a timeline (FILE.json), cluster:NUMBER, like:FILE, sequence or
+auto; docs/templates.md explains them.
 """
 
 import functools
@@ -24,8 +28,9 @@ _AUDIO = flags.DEFINE_string(
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Output folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
-_TEMPLATE = flags.DEFINE_string(
-  "template", "random", "random, normal, INDEX, INDEX:INDEX (a blend) or FILE.npz."
+_TEMPLATE = flags.DEFINE_string("template", "random", "The template, see above.")
+_DIRECTION = flags.DEFINE_string(
+  "direction", "", "Moves the template, for example hands_high:+1.5,energy:-1."
 )
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Renderings of each sound.")
 _GENERATION = flags.DEFINE_enum(
@@ -73,6 +78,7 @@ def main() -> None:
     sounds,
     pathlib.Path(_OUTPUT_DIR.value),
     template=_TEMPLATE.value,
+    direction=_DIRECTION.value,
     num_samples=_NUM_SAMPLES.value,
     seed=_SEED.value,
     generation=cast(Any, _GENERATION.value),

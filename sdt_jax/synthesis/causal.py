@@ -11,6 +11,7 @@ from sdt_jax import audio, pose
 from sdt_jax.methods.base import Condition, Method
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.synthesis.stream import NO_POSES, Stream
+from sdt_jax.templates.director import Director
 
 AT_ONCE = (audio.CLIP_FRAMES, 8, 1)
 """Numbers of frames that may be generated together."""
@@ -77,7 +78,7 @@ class CausalStream(Stream):
     past: Any,
     look_ahead: int,
     mel_rate: int,
-    template: np.ndarray | None = None,
+    template: np.ndarray | Director | None = None,
   ):
     super().__init__(template)
     self._advance, self._past = advance, past

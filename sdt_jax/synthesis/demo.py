@@ -18,6 +18,9 @@ Export = Callable[[pathlib.Path, np.ndarray], object]
 """Writes final poses (T, dims, joints) to files whose paths begin with a stem."""
 
 
+Codes = list[np.ndarray | None]
+"""The template of each rendering."""
+
 OUTPUTS = ("mp4", "npz", "png")
 
 _SIDES_PX = (64, 7680)  # shortest and longest side of a video
@@ -71,6 +74,7 @@ def render_files(
   output_dir: pathlib.Path,
   *,
   template: str = "random",
+  direction: str = "",
   num_samples: int = 1,
   seed: int = 0,
   generation: Generation = "windowed",
@@ -82,8 +86,8 @@ def render_files(
   """Renders every sound, `num_samples` times.
 
   Writes `<stem>.mp4` (with the sound), `<stem>.npz` (`poses_pred_batch`
-  (1, T, dims, joints) final poses, `condition_code` (1, D) the template) and
-  `<stem>.png` (every 8th frame). With several samples, a number is appended to the
+  (1, T, dims, joints) final poses, `condition_code` (1, D) or (1, T, D) the template)
+  and `<stem>.png` (every 8th frame). With several samples, a number is appended to the
   stem; `<stem>_overview.mp4` shows all of them in a grid, and `<stem>_overview.png` one
   below the other. If the sound is that of a video, `<stem>_overview.mp4` also shows the
   video, and is written for a single sample, too.
@@ -92,7 +96,7 @@ def render_files(
     model: the trained model.
     sounds: sound files; their stems must differ.
     output_dir: created if it is missing.
-    template, num_samples, seed: see `templates.sources.choose`.
+    template, direction, num_samples, seed: see `templates.sources.choose`.
     generation: see `GestureModel.generate`.
     outputs: which of `OUTPUTS` to write.
     size: width and height of the videos.
@@ -106,7 +110,14 @@ def render_files(
     UserError: a sound, the template or the output folder cannot be used.
   """
   check_scale(scale)
-  chosen = sources.choose(template, model.bank, num_samples=num_samples, seed=seed)
+  chosen = sources.choose(
+    template,
+    model.bank,
+    num_samples=num_samples,
+    seed=seed,
+    direction=direction,
+    abilities=model.abilities,
+  )
   titles = ["no template" if t is None else f"template {t.name}" for t in chosen]
   stems = {path: _stems(output_dir, path, num_samples) for path in sounds}
   # Sound -> path of its overview without the ending.
@@ -125,11 +136,11 @@ def render_files(
   longest_first = sorted(sounds, key=lengths.__getitem__, reverse=True)
   writer = _Writer(outputs, size, scale)
   with tqdm.tqdm(total=len(shown), desc="rendering", unit="video") as progress:
-    for path, wave, renderings in _generate(
+    for path, wave, renderings, codes in _generate(
       model, longest_first, chosen, seed, generation
     ):
-      for stem, poses_px, used in zip(stems[path], renderings, chosen, strict=True):
-        writer.write(stem, poses_px, wave, used)
+      for stem, poses_px, code in zip(stems[path], renderings, codes, strict=True):
+        writer.write(stem, poses_px, wave, code)
         if export:
           export(stem, poses_px)
         progress.update()
@@ -147,17 +158,22 @@ def _generate(
   chosen: Sequence[sources.Chosen | None],
   seed: int,
   generation: Generation,
-) -> Iterator[tuple[pathlib.Path, np.ndarray, list[np.ndarray]]]:
-  """Path and samples of each sound, and its poses for each template."""
-  codes = [template and template.codes[0] for template in chosen]
+) -> Iterator[tuple[pathlib.Path, np.ndarray, list[np.ndarray], Codes]]:
+  """Path and samples of each sound, its poses for each template, and the templates."""
   for first in range(0, len(sounds), model.at_once):
     paths = sounds[first : first + model.at_once]
     waves = [audio_file.load_audio(path) for path in paths]
+    codes = [
+      [template and template.code(wave) for template in chosen] for wave in waves
+    ]
     poses_px = model.generate_many(
-      [wave for wave in waves for _ in codes], codes * len(waves), seed, generation
+      [wave for wave in waves for _ in chosen],
+      [code for of_sound in codes for code in of_sound],
+      seed,
+      generation,
     )
     for i, (path, wave) in enumerate(zip(paths, waves, strict=True)):
-      yield path, wave, poses_px[i * len(codes) : (i + 1) * len(codes)]
+      yield path, wave, poses_px[i * len(chosen) : (i + 1) * len(chosen)], codes[i]
 
 
 def _stems(
@@ -203,7 +219,7 @@ class _Writer(NamedTuple):
     stem: pathlib.Path,
     poses_px: np.ndarray,
     sound: np.ndarray,
-    template: sources.Chosen | None,
+    code: np.ndarray | None,
   ) -> None:
     """Video, poses and film strip of one rendering."""
     if "mp4" in self.outputs:
@@ -211,8 +227,8 @@ class _Writer(NamedTuple):
       video.write_video(_with_ending(stem, "mp4"), frames, audio=sound)
     if "npz" in self.outputs:
       arrays = {"poses_pred_batch": poses_px[None].astype(np.float32)}
-      if template:
-        arrays["condition_code"] = template.codes
+      if code is not None:
+        arrays["condition_code"] = code[None]
       with files.replacing(_with_ending(stem, "npz")) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
     if "png" in self.outputs:

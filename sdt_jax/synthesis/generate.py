@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,10 +13,15 @@ from sdt_jax.errors import UserError
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.synthesis import causal, motion, windows
 from sdt_jax.synthesis.stream import Stream
-from sdt_jax.templates import sources
+from sdt_jax.templates import abilities, keyframes, sources
+from sdt_jax.templates.director import Director
 from sdt_jax.training import parallel, runs
 
 Generation = Literal["windowed", "whole"]
+
+Template = int | str | Mapping[str, Any] | np.ndarray | Director
+"""A row of the bank; any other spec of `templates.sources`; a timeline as in its file
+(see `templates.keyframes`); the template itself, (D,) or (T, D); or what chooses it."""
 
 _AT_ONCE = 8
 """Number of windows that are generated together on accelerators."""
@@ -72,6 +77,8 @@ class GestureModel:
       functools.partial(motion.sample_px, run.method, table), "jit"
     )
     self._method = run.method
+    self.abilities = abilities.of(run)
+    """What choosing templates needs of the model, see `templates.sources`."""
     self._advance_px = jax.jit(functools.partial(causal.advance_px, run.method, table))
     """On one device: a stream is one sequence."""
 
@@ -79,7 +86,7 @@ class GestureModel:
     self,
     sound: np.ndarray,
     sample_rate: int,
-    template: int | str | np.ndarray = "random",
+    template: Template = "random",
     seed: int = 0,
     generation: Generation = "windowed",
   ) -> np.ndarray:
@@ -88,8 +95,7 @@ class GestureModel:
     Args:
       sound: (samples,) mono, floats in [-1, 1] or integers.
       sample_rate: in Hz.
-      template: row of the bank, "random", any other spec of `templates.sources`, or
-        the template itself, (D,) or (T, D). A model without templates takes "random".
+      template: see `Template`. A model without templates takes "random".
       seed: for a random template, and for a method that draws random numbers.
       generation: "windowed", or "whole": in one pass, as the original does, which is
         worse the longer the sound is (docs/generation.md).
@@ -106,7 +112,7 @@ class GestureModel:
 
   def stream(
     self,
-    template: int | str | np.ndarray = "random",
+    template: Template = "random",
     seed: int = 0,
     look_ahead: int = 2,
     hop: int = 2,
@@ -141,7 +147,11 @@ class GestureModel:
     return causal.no_past(self._method, self._state)
 
   def _stream(
-    self, schedule: windows.Schedule, code: np.ndarray | None, seed: int, number: int
+    self,
+    schedule: windows.Schedule,
+    code: np.ndarray | Director | None,
+    seed: int,
+    number: int,
   ) -> Stream:
     if self._method.look_ahead is not None:
       return causal.CausalStream(
@@ -167,22 +177,33 @@ class GestureModel:
     return windows.WindowedStream(generate, schedule, code, self._windows_at_once)
 
   def choose_template(
-    self, template: int | str | np.ndarray, seed: int = 0
-  ) -> np.ndarray | None:
-    """The template (D,) or (T, D) that `generate` would use; None without templates.
+    self, template: Template, seed: int = 0
+  ) -> np.ndarray | Director | None:
+    """The template (D,) or (T, D) that `generate` would use, or what chooses it.
+
+    None for a model without templates.
 
     Raises:
       UserError: the template cannot be used.
     """
     if isinstance(template, np.ndarray | jax.Array):
       return sources.check_array(np.asarray(template), self.bank)
-    [chosen] = sources.choose(str(template), self.bank, seed=seed)
-    return chosen and chosen.codes[0]
+    if isinstance(template, Director):
+      return template
+    [chosen] = sources.choose(
+      keyframes.parse(template) if isinstance(template, Mapping) else str(template),
+      self.bank,
+      seed=seed,
+      abilities=self.abilities,
+    )
+    if chosen is None or chosen.codes is None:
+      return chosen and chosen.director()
+    return chosen.codes[0]
 
   def generate_many(
     self,
     sounds: Sequence[np.ndarray],
-    codes: Sequence[np.ndarray | None],
+    codes: Sequence[np.ndarray | Director | None],
     seed: int = 0,
     generation: Generation = "windowed",
   ) -> list[np.ndarray]:
@@ -190,14 +211,18 @@ class GestureModel:
 
     Args:
       sounds: each (samples,), as returned by `audio_file.to_model_rate`.
-      codes: the template of each: all (D,), or all (T, D) with any T; None for a model
-        without templates.
+      codes: the template of each: all (D,), or all (T, D) with any T, or what chooses
+        it; None for a model without templates.
       seed: for a method that draws random numbers; each sound draws its own.
       generation: see `generate`.
 
     Returns:
       (T, dims, joints) final poses of each, as returned by `generate`.
     """
+    codes = [
+      code.direct(sound) if isinstance(code, Director) else code
+      for code, sound in zip(codes, sounds, strict=True)
+    ]
     if generation == "whole":
       return self._generate_whole(sounds, codes, seed)
     poses_px = []

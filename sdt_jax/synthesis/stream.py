@@ -7,6 +7,7 @@ import numpy as np
 from sdt_jax import audio
 from sdt_jax import keypoints as kp
 from sdt_jax.errors import UserError
+from sdt_jax.templates.director import BLOCK, Director, minimum_jerk
 
 NO_POSES = np.zeros((0, *kp.UPPER_BODY.shape), np.float32)
 
@@ -18,10 +19,16 @@ class Stream(abc.ABC):
 
   Args:
     template: (D,), one for all frames; (T, D), one for each frame of the sound (the
-      last one continues); or None for a model without templates.
+      last one continues); a director, which chooses them block by block; or None for a
+      model without templates.
   """
 
-  def __init__(self, template: np.ndarray | None):
+  def __init__(self, template: np.ndarray | Director | None):
+    self._director = template if isinstance(template, Director) else None
+    self._block = np.zeros(0, np.float32)  # sound of the director's current block
+    self._next_block = BLOCK  # its first frame
+    if isinstance(template, Director):
+      template = template.next(None, None)
     self._templates = None if template is None else np.atleast_2d(template)
     self._first_template = 0  # frame of the first row of `_templates`
     self._sound = np.zeros(0, np.float32)  # from sample `_first_sample` on
@@ -52,6 +59,8 @@ class Stream(abc.ABC):
   def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
     """Changes to a template (D,), over some frames from the end of the sound so far.
 
+    The change has no jump in speed. A director chooses no more templates.
+
     Raises:
       UserError: the model has no templates, this is not one, or there are no frames.
     """
@@ -66,9 +75,10 @@ class Stream(abc.ABC):
     heard = audio.num_frames(self._num_samples())
     before = self._templates_of(self._first_template, heard)
     [now] = self._templates_of(heard, heard + 1)
-    weights = np.linspace(0, 1, num_frames + 1)[1:, None]
+    weights = minimum_jerk(np.arange(1, num_frames + 1) / num_frames)[:, None]
     change = (1 - weights) * now + weights * template
     self._templates = np.concatenate([before, change]).astype(np.float32)
+    self._director = None
 
   def _hear(self, samples: np.ndarray) -> None:
     is_sound = samples.ndim == 1 and np.issubdtype(samples.dtype, np.floating)
@@ -78,6 +88,19 @@ class Stream(abc.ABC):
         "numbers of shape (n,) from -1 to 1; audio_file.to_model_rate converts others"
       )
     self._sound = np.concatenate([self._sound, samples.astype(np.float32)])
+    if self._director:
+      self._block = np.concatenate([self._block, samples.astype(np.float32)])
+      self._direct(self._director)
+
+  def _direct(self, director: Director) -> None:
+    """Chooses the templates of the blocks that have begun."""
+    while self._num_samples() >= audio.num_samples(self._next_block):
+      size = len(self._block) - self._num_samples()
+      size += audio.num_samples(self._next_block)
+      rows = director.next(self._block[:size], None)
+      self._block = self._block[size:]
+      self._templates = np.concatenate([self._templates, rows])
+      self._next_block += BLOCK
 
   def _num_samples(self) -> int:
     return self._first_sample + len(self._sound)

@@ -18,6 +18,7 @@ import numpy as np
 
 from sdt_jax import audio
 from sdt_jax.synthesis.stream import NO_POSES, Stream
+from sdt_jax.templates.director import Director
 
 FRAMES = audio.CLIP_FRAMES
 
@@ -72,7 +73,7 @@ class WindowedStream(Stream):
     self,
     generate: Generate,
     schedule: Schedule,
-    template: np.ndarray | None = None,
+    template: np.ndarray | Director | None = None,
     at_once: int = 1,
   ):
     super().__init__(template)

@@ -320,7 +320,7 @@ def _dev_templates(
     bank,
     num_clips=len(dev),
     seed=job.config.seed,
-    encode=lambda: job.evaluator.encode(dev),
+    abilities=sources.Abilities(encode=lambda: job.evaluator.encode(dev)),
   )
   return chosen and chosen.codes
 
