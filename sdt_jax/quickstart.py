@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-_SPEECH = pathlib.Path(__file__).parent / "assets" / "sample_speech.flac"
+SPEECH = pathlib.Path(__file__).parent / "assets" / "sample_speech.flac"
 _WORKDIR = pathlib.Path("output/quickstart")
 _MODULES = {"train.py": "train", "eval.py": "evaluate", "demo.py": "demo"}
 
@@ -27,7 +27,7 @@ def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
       "Render a speech sample with four templates",
       "demo.py",
       run,
-      f"--audio={os.path.relpath(_SPEECH)}",
+      f"--audio={os.path.relpath(SPEECH)}",
       f"--output_dir={workdir / 'demo'}",
       "--num_samples=4",
     ),
