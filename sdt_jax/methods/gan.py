@@ -1,6 +1,5 @@
 """The least-squares GAN: what a discriminator scores, and how it is trained."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -24,7 +23,7 @@ def score(
 
 def generator_loss(
   network: nn.Module, name: str, state: TrainState, fake: jax.Array
-) -> jax.Array:
+) -> losses.Scalar:
   """Unweighted loss of what generates `fake`, given the discriminator `name`."""
   scores, _ = score(network, state.params[name], state.batch_stats[name], fake)
   return losses.least_squares(scores, 1.0)
@@ -34,7 +33,7 @@ def update_discriminator(
   network: nn.Module,
   name: str,
   state: TrainState,
-  optimizers: Mapping[str, optax.GradientTransformation],
+  optimizers: dict[str, optax.GradientTransformation],
   fake: jax.Array,
   real: jax.Array,
   weight: float,

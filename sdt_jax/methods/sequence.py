@@ -1,7 +1,6 @@
 """The authors' sequence model, trained beside SDT-VAE (paper, section 4.4)."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -57,7 +56,7 @@ class SequenceModel:
 
   def loss(
     self, params: Any, state: TrainState, noise: jax.Array
-  ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, Any]]:
+  ) -> tuple[losses.Scalar, tuple[dict[str, losses.Array], jax.Array, Any]]:
     """Loss of the mapper, and (metrics, templates (b, T, D), batch statistics).
 
     Args:
@@ -89,7 +88,7 @@ class SequenceModel:
   def update_discriminator(
     self,
     state: TrainState,
-    optimizers: Mapping[str, optax.GradientTransformation],
+    optimizers: dict[str, optax.GradientTransformation],
     codes: jax.Array,
     poses: jax.Array,
   ) -> tuple[TrainState, dict[str, jax.Array]]:
