@@ -119,6 +119,14 @@ def test_a_file_comes_back_bit_for_bit(folder, tmp_path, kind):
   test_torch_zip.assert_same(ours, theirs)
 
 
+def test_a_sequence_model_is_exported_with_its_own_encoder(folder, tmp_path):
+  with pytest.raises(UserError, match=r"contains the pose encoder .* leave it out"):
+    convert.export_checkpoint(
+      folder / "sdt_vae_sequence", tmp_path / "a.pth", pose_vae=folder / "pose2pose"
+    )
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_model_has_the_originals_names_order_shapes_and_types(kind):
   ours = exported(config_lib.experiment(kind))["model_state_dict"]

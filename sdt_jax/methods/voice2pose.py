@@ -250,7 +250,8 @@ class Voice2Pose(base.Method):
   def take_encoder(self, state: TrainState, provider: TrainState) -> TrainState:
     if not self.sequence:
       return state
-    encoder = {k: v["encoder"] for k, v in provider.network("vae").items()}
+    vae = provider.network("vae")
+    encoder = {part: arrays.get("encoder", {}) for part, arrays in vae.items()}
     return state.replace(
       params=state.params | {sequence.ENCODER: encoder["params"]},
       batch_stats=state.batch_stats | {sequence.ENCODER: encoder["batch_stats"]},
