@@ -211,6 +211,32 @@ FIELDS: dict[str, Any] = {
       False, "kind bp: use the templates of --pretrained as they are", absent=False
     ),
   },
+  "sequence": {
+    "train": Field(
+      False,
+      "kind vae: also train the sequence model of the paper's section 4.4, which draws "
+      "a template for each frame",
+      absent=False,
+    ),
+    "smoothness_weight": Field(
+      1.0,
+      "weight of the difference between the templates of neighbouring frames",
+      _NOT_NEGATIVE,
+      absent=1.0,
+    ),
+    "kl_weight": Field(
+      1.0,
+      "weight of the KL term of the templates of all frames",
+      _NOT_NEGATIVE,
+      absent=1.0,
+    ),
+    "gan_weight": Field(
+      1.0,
+      "weight of the GAN that compares them with the templates of real clips",
+      _NOT_NEGATIVE,
+      absent=1.0,
+    ),
+  },
   "discriminator": {
     "weight": Field(
       0.0, "weight of the motion GAN; 0 means no discriminator", _NOT_NEGATIVE

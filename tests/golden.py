@@ -48,11 +48,17 @@ def recipe(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def state_dict(experiment: str) -> dict[str, np.ndarray]:
-  """State dict of the original by its names, without constant buffers and counters."""
-  manifest = json.loads((DATA / "state_dict_manifest.json").read_text())
+  """State dict of the original by its names, without constant buffers and counters.
+
+  "sequence" is SDT-VAE of the first public version.
+  """
+  is_first = experiment == "sequence"
+  file = "sequence_manifest.json" if is_first else "state_dict_manifest.json"
+  manifest = json.loads((DATA / file).read_text())
   return {
-    name: recipe(name, tuple(shape))
-    for name, (shape, _) in manifest[experiment].items()
+    # The pose encoder is drawn as in the pose VAE.
+    name: recipe(name.replace("pose_encoder.", "ae.encoder."), tuple(shape))
+    for name, (shape, _) in (manifest if is_first else manifest[experiment]).items()
     if not name.startswith("mel_transfm") and not name.endswith("num_batches_tracked")
   }
 

@@ -26,7 +26,7 @@ from sdt_jax.synthesis import demo, motion
 from sdt_jax.training import runs, setup
 
 EPOCH, STEP, CLIPS = 3, 30, 5
-KINDS = ("sdt_bp", "sdt_vae", "s2g", "pose2pose")
+KINDS = ("sdt_bp", "sdt_vae", "sdt_vae_sequence", "s2g", "pose2pose")
 
 
 def small_config(kind: str):
@@ -65,9 +65,9 @@ def assert_equal_trees(ours, theirs) -> None:
 def folder(tmp_path_factory) -> pathlib.Path:
   """<kind>.pth and workdir <kind> of a small model of each kind."""
   path = tmp_path_factory.mktemp("interop")
-  for kind in ("pose2pose", "s2g", "sdt_bp", "sdt_vae"):
+  for kind in ("pose2pose", *KINDS[:-1]):
     torch_zip.write(path / f"{kind}.pth", exported(small_config(kind)))
-    vae = path / "pose2pose.pth" if kind == "sdt_vae" else None
+    vae = path / "pose2pose.pth" if kind.startswith("sdt_vae") else None
     convert.import_checkpoint(path / f"{kind}.pth", "oliver", path / kind, pose_vae=vae)
   return path
 
@@ -88,7 +88,7 @@ def importing(content, tmp_path, **kwargs) -> list[str]:
 def test_a_state_comes_back_bit_for_bit(folder, kind):
   run = runs.load(folder / kind)
   expected = random_state(small_config(kind))
-  if kind == "sdt_vae":  # its templates are those of the pose VAE's file
+  if kind.startswith("sdt_vae"):  # its templates are those of the pose VAE's file
     vae = random_state(small_config("pose2pose"))
     expected = expected.replace(bank={"mean": vae.bank["mean"]})
     imported_too = runs.load_encoder(workdir.pose_vae_for_ftd(run.path, run.config), "")
@@ -97,6 +97,7 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
   assert (run.step, run.epoch) == (STEP, EPOCH)
   assert_equal_trees(run.state, expected)
   assert run.config.template.kind == small_config(kind).template.kind
+  assert run.config.sequence.train == (kind == "sdt_vae_sequence")
   assert run.config.pose.hierarchical == (kind != "s2g")
   assert run.speaker.name == "oliver"
   assert len(workdir.read_clips(folder / kind)) == (0 if kind == "s2g" else CLIPS)
@@ -105,22 +106,37 @@ def test_a_state_comes_back_bit_for_bit(folder, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_comes_back_bit_for_bit(folder, tmp_path, kind):
-  vae = folder / "pose2pose" if kind != "pose2pose" else None
+  has_encoder = kind in ("sdt_bp", "sdt_vae", "s2g")
+  vae = folder / "pose2pose" if has_encoder else None
   convert.export_checkpoint(folder / kind, tmp_path / "a.pth", pose_vae=vae)
   ours = torch_zip.read(tmp_path / "a.pth")
   theirs = torch_zip.read(folder / f"{kind}.pth")
   encoder = [name for name in theirs["model_state_dict"] if "pose_encoder" in name]
   assert len(encoder) == (0 if kind == "pose2pose" else 7 * 6)
-  vae = torch_zip.read(folder / "pose2pose.pth")["model_state_dict"]
-  for name in encoder:  # it is that of the pose VAE
-    theirs["model_state_dict"][name] = vae[name.replace("pose_encoder", "ae.encoder")]
+  given = torch_zip.read(folder / "pose2pose.pth")["model_state_dict"]
+  for name in encoder if vae else ():  # it is that of the pose VAE
+    theirs["model_state_dict"][name] = given[name.replace("pose_encoder", "ae.encoder")]
   test_torch_zip.assert_same(ours, theirs)
+
+
+def test_a_sequence_model_is_exported_with_its_own_encoder(folder, tmp_path):
+  with pytest.raises(UserError, match=r"contains the pose encoder .* leave it out"):
+    convert.export_checkpoint(
+      folder / "sdt_vae_sequence", tmp_path / "a.pth", pose_vae=folder / "pose2pose"
+    )
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_model_has_the_originals_names_order_shapes_and_types(kind):
   ours = exported(config_lib.experiment(kind))["model_state_dict"]
   manifests = json.loads((golden.DATA / "state_dict_manifest.json").read_text())
+  manifests["voice2pose_sdt_vae_sequence_model"] = {
+    # `kept` writes this constant of imported checkpoints.
+    k: v
+    for k, v in _first_manifest().items()
+    if not k.startswith(kept.CONSTANTS)
+  }
   theirs = manifests[kind if kind == "pose2pose" else f"voice2pose_{kind}_model"]
   assert list(ours) == [f"module.{name}" for name in theirs]
   for name, (shape, dtype) in theirs.items():
@@ -185,12 +201,16 @@ def test_an_imported_pose_vae_gives_the_golden_codes(golden_run):
     np.testing.assert_array_equal(run.state.bank[ours], golden.recipe(theirs, (10, 32)))
 
 
-# The first public version, whose models have parts that we only keep.
+# The first public version, whose models have more parts.
+
+
+def _first_manifest() -> dict[str, list]:
+  return json.loads((golden.DATA / "sequence_manifest.json").read_text())
 
 
 def first_version(kind: str) -> dict:
   """A checkpoint with the names and shapes of that version and random numbers."""
-  manifest = json.loads((golden.DATA / "sequence_manifest.json").read_text())
+  manifest = _first_manifest()
   if kind == "sdt_bp":
     manifest = {k: v for k, v in manifest.items() if not k.startswith("netD_code.")}
     manifest = {"clips_code": [[CLIPS, 32], "float32"], **manifest}
@@ -198,6 +218,9 @@ def first_version(kind: str) -> dict:
 
   def draw(shape, dtype="float32"):
     return np.asarray(1 + 9 * rng.random(shape, np.float32), dtype)
+
+  def counter(name: str) -> np.ndarray:
+    return np.array(STEP * (3 if name.startswith("netD_") else 1))
 
   def adam(prefix: str, **settings) -> dict:
     trained = [
@@ -218,7 +241,8 @@ def first_version(kind: str) -> dict:
   return {
     "epoch": EPOCH,
     "step": STEP,
-    "model_state_dict": {f"module.{k}": draw(*v) for k, v in manifest.items()},
+    "model_state_dict": {f"module.{k}": draw(*v) for k, v in manifest.items()}
+    | {f"module.{k}": counter(k) for k in manifest if k.endswith("tracked")},
   } | {f"{name}_state_dict": adam(p, foreach=None) for name, p in optimizers.items()}
 
 
@@ -230,23 +254,23 @@ def test_the_first_versions_sequence_model_comes_back_bit_for_bit(tmp_path, kind
     config.template.size = 32
     torch_zip.write(vae, exported(config))
   notes = importing(theirs, tmp_path, pose_vae=vae)
-  assert len(notes) == 2
-  assert "original.npz" in notes[1]
   with np.load(tmp_path / "run" / kept.FILE_NAME, allow_pickle=False) as arrays:
-    assert "netG.code_mapper.blocks.7.bias" in arrays
+    is_kept = "netG.code_mapper.blocks.7.bias" in arrays
+    assert "mel_transfm_lip.mel_scale.fb" in arrays
+  assert is_kept == (kind == "sdt_bp") == any("original.npz" in note for note in notes)
+  assert len(notes) == 1 + is_kept
   convert.export_checkpoint(tmp_path / "run", tmp_path / "b.pth")
   ours = torch_zip.read(tmp_path / "b.pth")
   assert list(ours["model_state_dict"]) == list(theirs["model_state_dict"])
   for content in (ours, theirs):
     for name in list(content["model_state_dict"]):
-      if name.startswith(("module.pose_encoder.", "module.mel_transfm.")):
-        del content["model_state_dict"][name]  # another file's, and a constant
-      elif name.endswith("tracked") and "code" not in name:
+      of_another_file = is_kept and name.startswith("module.pose_encoder.")
+      if of_another_file or name.startswith("module.mel_transfm."):
         del content["model_state_dict"][name]
-    for name in ("optimizerG_state_dict", "optimizerClipCode_state_dict"):
-      if name in content:  # the other settings are those of the run
-        [group] = content[name]["param_groups"]
-        content[name]["param_groups"] = group["params"]
+    optimizers = (key for key in content if key.startswith("optimizer"))
+    for name in optimizers:  # the other settings are those of the run
+      [group] = content[name]["param_groups"]
+      content[name]["param_groups"] = group["params"]
   test_torch_zip.assert_same(ours, theirs)
 
 

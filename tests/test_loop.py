@@ -391,6 +391,31 @@ def test_sdt_vae_goes_on_in_both_phases(train, with_pose_vae, tmp_path):
   _assert_same_run(path / workdir.POSE_VAE, with_pose_vae / workdir.POSE_VAE)
 
 
+def test_a_sequence_model_has_the_encoder_of_its_templates(
+  train, with_pose_vae, tmp_path
+):
+  vae = with_pose_vae / workdir.POSE_VAE
+  fields = VAE | {"sequence.train": True, "template.pose_vae": str(vae)}
+  with pytest.raises(UserError, match=r"generator\.channels 8, here it is 16"):
+    train(tmp_path / "v", **fields, **{"generator.channels": 16})
+  pretrained = {"pretrained": str(with_pose_vae), "pretrained_partial": True}
+  path = train(**pretrained, **fields)
+  state, of_vae = runs.load(path).state, runs.load(vae).state
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    state.params["pose_encoder"],
+    of_vae.params["vae"]["encoder"],
+  )
+  losses = [line for line in _lines(path, "train") if "code_kl" in line]
+  assert losses
+  assert all(np.isfinite(line["code_d_gan"]) for line in losses)
+  again = train(tmp_path / "again", pretrained=str(path), **fields)
+  encoder = runs.load(again).state.batch_stats["pose_encoder"]
+  jax.tree.map(
+    np.testing.assert_array_equal, encoder, of_vae.batch_stats["vae"]["encoder"]
+  )
+
+
 def test_ftd_and_templates_of_the_truth_with_any_pose_vae(train, with_pose_vae):
   vae = str(with_pose_vae / workdir.POSE_VAE)
   fields = {"evaluation.pose_vae": vae, "evaluation.template": "encoder"}
@@ -412,6 +437,7 @@ def test_ftd_and_templates_of_the_truth_with_any_pose_vae(train, with_pose_vae):
     ({"evaluation.template": "encoder"}, "give config.evaluation.pose_vae"),
     ({"evaluation.pose_vae": "nowhere"}, "nowhere: no such folder"),
     ({"template.kind": "vae", "template.pose_vae": "nowhere"}, "nowhere"),
+    ({"sequence.train": True}, "needs templates of kind 'vae'"),
   ],
 )
 def test_what_is_wrong_is_said_before_the_data_is_built(tmp_path, fields, complaint):

@@ -108,3 +108,14 @@ def test_least_squares_is_the_formula(target):
   expected = np.mean((score - target) ** 2)
   assert losses.least_squares(score, target) == pytest.approx(expected, rel=1e-5)
   assert losses.least_squares(np.full((2, 3), target), target) == 0
+
+
+def test_frame_distance_is_the_mean_norm_and_flat_where_frames_are_equal():
+  codes = RNG.standard_normal((2, 4, 5)).astype(np.float32)
+  codes[0, 1] = codes[0, 2]
+  norms = [np.linalg.norm(c[t + 1] - c[t]) for c in codes for t in range(3)]
+  assert losses.frame_distance(codes) == pytest.approx(np.mean(norms), rel=1e-5)
+  grads = jax.grad(losses.frame_distance)(codes)
+  assert np.all(np.isfinite(grads))
+  still = jax.grad(losses.frame_distance)(np.ones_like(codes))
+  np.testing.assert_array_equal(still, 0)

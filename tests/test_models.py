@@ -11,6 +11,7 @@ import pytest
 from sdt_jax import audio
 from sdt_jax.interop import names
 from sdt_jax.models import layers, operations
+from sdt_jax.models.code_mapper import CodeDiscriminator, CodeMapper
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
 from sdt_jax.models.pose_vae import PoseVAE
@@ -110,6 +111,43 @@ def test_pose_vae_equals_the_original(train):
   assert golden.relative_error(mean, recorded[f"mu_{kind}"]) < tolerance
   assert golden.relative_error(log_var, recorded[f"logvar_{kind}"]) < tolerance
   assert golden.relative_error(decoded, recorded[f"decoded_{kind}"]) < tolerance
+
+
+def _sequence_network(module, inputs, table, prefix):
+  """Variables of a network of the sequence model."""
+  init = functools.partial(module.init, train=True)
+  target = jax.eval_shape(init, jax.random.key(0), inputs)
+  return names.to_flax(golden.state_dict("sequence"), table, target, prefix)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_sequence_model_equals_the_original(train):
+  recorded = golden.load("code_mapper")
+  kind, tolerance = ("train", 1e-4) if train else ("eval", 1e-5)
+  noise = golden.recipe("code_noise", (2, 256, 64)).swapaxes(1, 2)
+  mapper, discriminator = CodeMapper(), CodeDiscriminator()
+  variables = _sequence_network(mapper, noise, names.CODE_MAPPER, "netG.code_mapper.")
+  codes, _ = mapper.apply(variables, noise, train, mutable=["batch_stats"])
+  theirs = recorded[f"code_sequence_{kind}"].swapaxes(1, 2)
+  assert golden.relative_error(codes, theirs) < tolerance
+
+  generator = Generator()
+  init = functools.partial(generator.init, num_frames=64)
+  target = jax.eval_shape(init, jax.random.key(0), MEL, codes)
+  weights = {
+    name: array
+    for name, array in golden.state_dict("sequence").items()
+    if "code_mapper" not in name
+  }
+  variables = names.to_flax(weights, names.GENERATOR, target, "netG.")
+  poses = generator.apply(variables, MEL, theirs, 64, train)
+  assert golden.relative_error(poses, recorded[f"poses_{kind}"]) < tolerance
+
+  rows = golden.recipe("mu_real", (6, 32))
+  table = names.CODE_DISCRIMINATOR
+  variables = _sequence_network(discriminator, rows, table, "netD_code.")
+  score, _ = discriminator.apply(variables, rows, train, mutable=["batch_stats"])
+  assert golden.relative_error(score[:, None], recorded[f"score_{kind}"]) < tolerance
 
 
 def test_initial_weights_have_the_scale_of_pytorch():

@@ -19,14 +19,16 @@ from sdt_jax.errors import UserError
 from sdt_jax.methods import base, losses, train_state
 from sdt_jax.methods.base import AXIS
 from sdt_jax.methods.pose2pose import Pose2Pose
+from sdt_jax.methods.sequence import SequenceModel
 from sdt_jax.methods.voice2pose import Voice2Pose
+from sdt_jax.models.code_mapper import CodeDiscriminator, CodeMapper
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
-from sdt_jax.models.pose_vae import PoseVAE
+from sdt_jax.models.pose_vae import PoseEncoder, PoseVAE
 from sdt_jax.training import parallel
 
 DEVICES, BATCH, BANK, SIZE = 8, 16, 20, 4
-EXPERIMENTS = ["s2g", "sdt_bp", "pose2pose"]
+EXPERIMENTS = ["s2g", "sdt_bp", "pose2pose", "sdt_vae_sequence"]
 MODES = ["jit", "pmap"]
 KL_WEIGHT = 0.1
 RNG = np.random.default_rng(0)
@@ -44,7 +46,8 @@ _SGD = optax.chain(optax.trace(0.0), optax.scale(-1.0))
 
 
 def _model(experiment: str, kl_weight=KL_WEIGHT):
-  entries = ("generator", "templates", "discriminator", "vae")
+  entries = "generator", "templates", "discriminator", "vae"
+  entries += "code_mapper", "code_discriminator"
   optimizers = dict.fromkeys(entries, _SGD)
   if experiment == "pose2pose":
     vae = PoseVAE(channels=8, size=SIZE, axis_name=AXIS)
@@ -53,11 +56,20 @@ def _model(experiment: str, kl_weight=KL_WEIGHT):
   return Voice2Pose(
     generator=Generator(8, (4, 4, 8, 8), "bn" if gan else "in_star", axis_name=AXIS),
     discriminator=MotionDiscriminator(8, axis_name=AXIS) if gan else None,
-    template="none" if gan else "bp",
+    template={"s2g": "none", "sdt_bp": "bp"}.get(experiment, "vae"),
+    sequence=_sequence() if experiment == "sdt_vae_sequence" else None,
     clip_template_shape=(SIZE,),
     kl_weight=kl_weight,
     gan_weight=0.1,
     optimizers=optimizers,
+  )
+
+
+def _sequence() -> SequenceModel:
+  return SequenceModel(
+    mapper=CodeMapper(SIZE, SIZE, axis_name=AXIS),
+    discriminator=CodeDiscriminator(8, axis_name=AXIS),
+    encoder=PoseEncoder(8, SIZE),
   )
 
 
@@ -88,20 +100,20 @@ def _batch() -> dict[str, np.ndarray]:
     "poses": scale[:, None, None, None]
     * RNG.standard_normal((BATCH, *base.CLIP_SHAPE)),
     "index": RNG.permutation(BANK)[:BATCH].astype(np.int32),
-    "noise": RNG.standard_normal((BATCH, SIZE)),
+    "noise": scale[:, None, None] * RNG.standard_normal((BATCH, 64, SIZE)),
   }
 
 
 def _step(experiment: str, kl_weight=KL_WEIGHT):
-  """Per-device step; the noise of the pose VAE comes with the batch."""
+  """Per-device step; the noise comes with the batch."""
   model = _model(experiment, kl_weight)
 
   def step(state, batch):
     batch = dict(batch)
     noise = batch.pop("noise")
     if experiment == "pose2pose":
-      return model.update(state, batch, noise)[:2]
-    return model.train_step(state, batch, jax.random.key(0))[:2]
+      noise = noise[:, 0]
+    return model.update(state, batch, noise)[:2]
 
   return step
 
@@ -196,6 +208,7 @@ def test_a_block_of_steps_equals_step_by_step(mode):
 def test_every_term_contributes(case):
   """Terms that are zero would make the comparison above empty."""
   terms = {"s2g": {"gan", "d_gan"}, "sdt_bp": {"kl"}, "pose2pose": {"kl"}}
+  terms["sdt_vae_sequence"] = {"code_smoothness", "code_kl", "code_gan", "code_d_gan"}
   assert terms[case.experiment] <= case.metrics.keys()
   assert all(abs(value) > 1e-4 for value in case.metrics.values()), case.metrics
   for gradients in case.end.opt_states.values():
@@ -203,8 +216,8 @@ def test_every_term_contributes(case):
 
 
 def test_only_the_rows_of_the_batch_are_touched(case):
-  if case.experiment == "s2g":
-    pytest.skip("has no rows")
+  if case.experiment in ("s2g", "sdt_vae_sequence"):
+    pytest.skip("has no rows that change")
   before, after = case.state.templates(), case.end.templates()
   changed = np.flatnonzero(np.any(before != after, axis=1))
   assert set(changed) == set(case.batch["index"])

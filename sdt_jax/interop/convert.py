@@ -66,7 +66,7 @@ def import_checkpoint(
   known = known or _statistics_of_pack(config)
   known.table(config.pose.hierarchical)  # raises if there is none of this form
   _write(path, config, known, state, content, clips, pose_vae)
-  if content.kept:
+  if kept.part(content.kept, kept.MAPPER):
     notes.append(
       f"sequence model: kept in {kept.FILE_NAME} and not used; export_torch writes it "
       "unchanged"
@@ -250,6 +250,12 @@ def export_checkpoint(
       f"{path}: is a causal model, which the original does not have; "
       "sdt_jax.interop.export_stablehlo writes one file for other JAX programs"
     )
+  has_encoder = "pose_encoder" in run.state.params
+  if has_encoder and pose_vae:
+    raise UserError(
+      f"--pose_vae={pose_vae}: {path} contains the pose encoder it was trained with; "
+      "leave it out"
+    )
   vae = runs.load_encoder(pose_vae, "--pose_vae") if pose_vae else None
   content = original.from_state(
     run.state, run.config, run.epoch, vae.state if vae else None, kept.read(path)
@@ -258,7 +264,7 @@ def export_checkpoint(
   notes = [f"epoch {run.epoch}, step {run.step}"]
   if run.method.has_encoder:
     return notes
-  if vae is None:
+  if vae is None and not has_encoder:
     notes.append("pose_encoder: untrained; give --pose_vae to compute FTD")
   if "mean" in run.state.bank:
     notes.append("templates: the original reads them from the pose VAE's checkpoint")

@@ -1,9 +1,9 @@
 """Stores the parts of first-version checkpoints that this package does not use.
 
-These are the parts of its sequence model (section 4.4 of the paper): the code mapper,
-the code discriminator and a second mel spectrogram, with the states of their
-optimizers. They stay in `<workdir>/original.npz` and are exported unchanged. Names of
-the arrays:
+These are a second mel spectrogram and, of models other than SDT-VAE, the networks of
+the sequence model (section 4.4 of the paper): the code mapper and the code
+discriminator, with the states of their optimizers. They stay in
+`<workdir>/original.npz` and are exported unchanged. Names of the arrays:
 
     <tensor>                         as in the state dict, without "module."
     <optimizer>/<parameter>/<entry>  state of Adam: exp_avg, exp_avg_sq, step
@@ -31,19 +31,20 @@ _NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def take(
-  model: State, optimizers: Mapping[str, Any]
+  model: State, optimizers: Mapping[str, Any], has_sequence: bool
 ) -> tuple[State, dict[str, Any], State]:
   """Splits a checkpoint into what is imported and what is kept.
 
   Args:
     model: state dict of the original, names without "module.".
     optimizers: e.g. "optimizerG" -> state dict of a torch optimizer.
+    has_sequence: whether the sequence model is imported, instead of kept.
 
   Returns:
     The model and the optimizers without the kept parts, and the kept arrays. An
     optimizer that does not belong to these parameters is left as it is.
   """
-  prefixes = (CONSTANTS, MAPPER, DISCRIMINATOR)
+  prefixes = (CONSTANTS,) if has_sequence else (CONSTANTS, MAPPER, DISCRIMINATOR)
   kept = {name: a for name, a in model.items() if name.startswith(prefixes)}
   rest = dict(optimizers)
   moments: State = {}

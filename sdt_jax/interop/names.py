@@ -2,8 +2,8 @@
 
 Each table below maps name prefixes of one network, in the order in which the original
 creates its layers; the original's optimizers number the parameters in this order. A
-prefix stands for a block (convolution and norm) or a plain output convolution. PyTorch
-stores a convolution kernel as (out, in, *spatial), Flax as (*spatial, in, out).
+prefix stands for a block (convolution or linear layer, and norm) or a plain output
+layer. PyTorch stores a kernel as (out, in, *spatial), Flax as (*spatial, in, out).
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,13 +18,20 @@ Path = tuple[str, ...]
 
 _BLOCK = {
   "conv.weight": ("params", "conv", "kernel"),
+  "fc.weight": ("params", "fc", "kernel"),
   "norm.weight": ("params", "norm", "scale"),
   "norm.bias": ("params", "norm", "bias"),
   "norm.running_mean": ("batch_stats", "norm", "mean"),
   "norm.running_var": ("batch_stats", "norm", "var"),
 }
 _COUNTER = "norm.num_batches_tracked"  # unused by the original and by us
-_OUTPUT = {"weight": ("params", "conv", "kernel"), "bias": ("params", "conv", "bias")}
+_PLAIN = {  # by the end of our prefix
+  "output": {
+    "weight": ("params", "conv", "kernel"),
+    "bias": ("params", "conv", "bias"),
+  },
+  "linear": {"weight": ("params", "kernel"), "bias": ("params", "bias")},
+}
 
 GENERATOR = {
   **{
@@ -38,6 +45,8 @@ GENERATOR = {
   "decoder.4": "output",
 }
 DISCRIMINATOR = {**{f"seq.{i}": f"block{i}" for i in range(3)}, "seq.3": "output"}
+CODE_MAPPER = {**{f"blocks.{i}": f"block{i}" for i in range(7)}, "blocks.7": "output"}
+CODE_DISCRIMINATOR = {**{f"seq.{i}": f"block{i}" for i in range(7)}, "seq.7": "linear"}
 POSE_ENCODER = {f"blocks.{i}": f"block{i}" for i in range(7)}
 POSE_VAE = {
   **{f"encoder.{torch}": f"encoder/{ours}" for torch, ours in POSE_ENCODER.items()},
@@ -51,7 +60,7 @@ def _entries(network: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
   """Yields every (PyTorch name, our path) that `network` can contain."""
   for torch_prefix, our_prefix in network.items():
     parts = tuple(our_prefix.split("/"))
-    leaves = _OUTPUT if parts[-1] == "output" else _BLOCK
+    leaves = _PLAIN.get(parts[-1], _BLOCK)
     for suffix, (collection, *rest) in leaves.items():
       yield f"{torch_prefix}.{suffix}", (collection, *parts, *rest)
 

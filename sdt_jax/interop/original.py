@@ -8,7 +8,7 @@ by the network. Templates of SDT-BP are `clips_code`; a pose VAE records its cod
 
 import functools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -35,24 +35,41 @@ _MAX_COUNT = 2**31  # of steps, which are int32
 
 
 class _Network(NamedTuple):
-  """What the original calls a network of ours and its optimizer."""
+  """What the original calls a network of ours and its optimizer.
+
+  Attributes:
+    prefix: of its names.
+    table: see `names`.
+    optimizer: name of its optimizer; several networks may share one, which then has
+      their parameters in the order of `_NETWORKS`. None if it is not trained.
+    passes: number of passes of a training step that the batch statistics record.
+  """
 
   prefix: str
   table: dict[str, str]
-  optimizer: str
+  optimizer: str | None
+  passes: int = 1
 
 
+_MAPPER, _POSE_ENCODER = kept_lib.MAPPER, "pose_encoder."
+_CODE_DISCRIMINATOR = kept_lib.DISCRIMINATOR
+
+# In the order of the original's state dict.
 _NETWORKS = {
   "generator": _Network("netG.", names.GENERATOR, "optimizerG"),
-  "discriminator": _Network("netD_pose.", names.DISCRIMINATOR, "optimizerD_pose"),
   "vae": _Network("ae.", names.POSE_VAE, "optimizer"),
+  "code_mapper": _Network(_MAPPER, names.CODE_MAPPER, "optimizerG"),
+  "pose_encoder": _Network(_POSE_ENCODER, names.POSE_ENCODER, None),
+  "discriminator": _Network("netD_pose.", names.DISCRIMINATOR, "optimizerD_pose", 3),
+  "code_discriminator": _Network(
+    _CODE_DISCRIMINATOR, names.CODE_DISCRIMINATOR, "optimizerD_code", 3
+  ),
 }
 _TEMPLATES, _TEMPLATES_OPTIMIZER = "clips_code", "optimizerClipCode"
 _BANK = {"mean": "clip_code_mu", "log_var": "clip_code_logvar"}
 
 # In the original's state dict, but not part of the model: constants of the front end,
 # and the frozen encoder of another checkpoint, which computes the FTD.
-_POSE_ENCODER = "pose_encoder."
 _NOT_IN_OUR_MODEL = {
   "mel_transfm.spectrogram.window",
   "mel_transfm.mel_scale.fb",
@@ -94,7 +111,8 @@ def parse(content: Any) -> Original:
     if isinstance(key, str) and key.endswith(_SUFFIX) and value is not model
   }
   model = {str(name).removeprefix(_PREFIX): array for name, array in model.items()}
-  return Original(epoch, step, *kept_lib.take(model, optimizers))
+  parts = kept_lib.take(model, optimizers, _has_sequence(model))
+  return Original(epoch, step, *parts)
 
 
 def kind(model: State) -> str:
@@ -113,12 +131,18 @@ def kind(model: State) -> str:
   if _TEMPLATES in model:
     return "sdt_bp"
   if _template_size(model):
-    return "sdt_vae"
+    return "sdt_vae_sequence" if _has_sequence(model) else "sdt_vae"
   return "s2g" if _has_batch_norm(model) else "sdt_bp"  # the latter without templates
 
 
 def _has(model: State, prefix: str) -> bool:
   return any(name.startswith(prefix) for name in model)
+
+
+def _has_sequence(model: State) -> bool:
+  """Whether it is SDT-VAE with the complete sequence model of the first version."""
+  prefixes = (_MAPPER, _CODE_DISCRIMINATOR)
+  return _TEMPLATES not in model and all(_has(model, prefix) for prefix in prefixes)
 
 
 def _has_batch_norm(model: State) -> bool:
@@ -183,6 +207,7 @@ def config_fields(model: State, config: Config) -> dict[str, Any]:
     "generator.norm": _norm(model, "netG.unet.e0", config.generator.norm),
     "template.kind": "bp" if bank is not None else "vae" if size else "none",
     "template.frame_wise": bank is not None and bank.ndim == 3,
+    "sequence.train": _has_sequence(model),
     "discriminator.weight": gan_weight if _has(model, "netD_pose.") else 0.0,
   }
   return fields | ({"template.size": size} if size else {})
@@ -208,10 +233,7 @@ def to_state(
   wanted = jax.eval_shape(lambda: method.init(jax.random.key(0), num_clips=1))
   networks = {name: _NETWORKS[name] for name in wanted.batch_stats}
   _check_leftovers(model, networks, wanted)
-  variables = {
-    name: names.to_flax(model, n.table, wanted.network(name), n.prefix)
-    for name, n in networks.items()
-  }
+  variables = {name: _to_flax(model, name, wanted.network(name)) for name in networks}
   params = {name: v["params"] for name, v in variables.items()}
   if "templates" in wanted.params:
     rows = _rows(model, _TEMPLATES, wanted.params["templates"])
@@ -223,6 +245,14 @@ def to_state(
   state = train_state.create(params, stats, banks, method.optimizers)
   state = state.replace(step=jnp.asarray(original.step, jnp.int32))
   return _with_optimizers(state, original)
+
+
+def _to_flax(arrays: State, name: str, target: Any) -> dict[str, Any]:
+  """`names.to_flax` for the network `name`."""
+  network = _NETWORKS[name]
+  if network.prefix != _MAPPER:  # whose names begin with the prefix of the generator
+    arrays = {k: a for k, a in arrays.items() if not k.startswith(_MAPPER)}
+  return names.to_flax(arrays, network.table, target, network.prefix)
 
 
 def _check_leftovers(model: State, networks, wanted: TrainState) -> None:
@@ -253,9 +283,15 @@ def _templates(rows: np.ndarray) -> np.ndarray:
   return rows if rows.ndim == 2 else np.ascontiguousarray(rows.swapaxes(1, 2))
 
 
-def _optimizer(network: _Network | None) -> str:
-  """The original's name of the optimizer of a network, or of the templates."""
-  return network.optimizer if network else _TEMPLATES_OPTIMIZER
+def _by_optimizer(entries: Iterable[str]) -> dict[str, list[str]]:
+  """The original's optimizers -> the entries that each trains, in its order."""
+  groups: dict[str, list[str]] = {}
+  for name in sorted(entries, key=[*_NETWORKS, "templates"].index):
+    network = _NETWORKS.get(name)
+    key = network.optimizer if network else _TEMPLATES_OPTIMIZER
+    assert key is not None
+    groups.setdefault(key, []).append(name)
+  return groups
 
 
 class _NoMatchError(Exception):
@@ -267,26 +303,26 @@ def _with_optimizers(
 ) -> tuple[TrainState, list[str]]:
   """The state with the saved moments, and one line for each that is not in the file."""
   opt_states: dict[str, Any] = dict(state.opt_states)
-  notes = []
-  unused = set(original.optimizers)
-  for name in state.opt_states:
-    params, network = state.params[name], _NETWORKS.get(name)
-    key = _optimizer(network)
-    unused.discard(key)
-    adam, schedule = opt_states[name]
-    schedule = schedule._replace(count=state.step)
+  groups, notes = _by_optimizer(opt_states), []
+  for key, members in groups.items():
+    adams = {name: opt_states[name][0] for name in members}
     try:
-      adam = _to_adam(original.optimizers.get(key), params, network, adam)
+      params = {name: state.params[name] for name in members}
+      adams = _to_adam(original.optimizers.get(key), params, adams)
     except _NoMatchError as e:
-      notes.append(f"{key}: {e}; Adam starts from scratch for the {name}")
-    opt_states[name] = (adam, schedule)
-  notes += [f"{key}: not used" for key in sorted(unused)]
+      names_of = " and the ".join(members)
+      notes.append(f"{key}: {e}; Adam starts from scratch for the {names_of}")
+    for name, adam in adams.items():
+      schedule = opt_states[name][1]._replace(count=state.step)
+      opt_states[name] = (adam, schedule)
+  unused = sorted(original.optimizers.keys() - groups.keys())
+  notes += [f"{key}: not used" for key in unused]
   return state.replace(opt_states=opt_states), notes
 
 
-def _to_adam(saved: Any, params, network: _Network | None, adam):
-  """Converts the state of a torch Adam to that of optax."""
-  shapes = {name: a.shape for name, a in _torch_layout(params, network).items()}
+def _to_adam(saved: Any, params: dict[str, Any], adams: dict[str, Any]):
+  """Converts the state of a torch Adam to that of optax, for each entry."""
+  shapes = {name: a.shape for name, a in _torch_layout(params).items()}
   try:
     ids = [i for group in saved["param_groups"] for i in group["params"]]
     entries = [saved["state"][i] for i in ids]
@@ -303,22 +339,33 @@ def _to_adam(saved: Any, params, network: _Network | None, adam):
   for moment in moments:
     if any(np.shape(moment[name]) != shape for name, shape in shapes.items()):
       raise _NoMatchError("of parameters of other shapes")
-  mu, nu = (_our_layout(moment, params, network) for moment in moments)
-  return adam._replace(count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
+  mu, nu = (_our_layout(moment, params) for moment in moments)
+  count = jnp.asarray(step, jnp.int32)
+  return {
+    name: adam._replace(count=count, mu=mu[name], nu=nu[name])
+    for name, adam in adams.items()
+  }
 
 
-def _torch_layout(params, network: _Network | None) -> State:
+def _torch_layout(params: dict[str, Any]) -> State:
   """Parameters, or their moments, in the order and layout of the original."""
-  if network is None:
-    return {_TEMPLATES: _templates(np.asarray(params))}
-  return names.from_flax({"params": params}, network.table)
+  arrays: State = {}
+  for name, tree in params.items():
+    if network := _NETWORKS.get(name):
+      arrays |= names.from_flax({"params": tree}, network.table, network.prefix)
+    else:
+      arrays[_TEMPLATES] = _templates(np.asarray(tree))
+  return arrays
 
 
-def _our_layout(arrays: State, params, network: _Network | None):
+def _our_layout(arrays: State, params: dict[str, Any]) -> dict[str, Any]:
   """Inverse of `_torch_layout`; `params` has the shapes."""
-  if network is None:
-    return _templates(np.asarray(arrays[_TEMPLATES], np.float32))
-  return names.to_flax(arrays, network.table, {"params": params})["params"]
+  return {
+    name: _to_flax(arrays, name, {"params": tree})["params"]
+    if name in _NETWORKS
+    else _templates(np.asarray(arrays[_TEMPLATES], np.float32))
+    for name, tree in params.items()
+  }
 
 
 def from_state(
@@ -335,8 +382,8 @@ def from_state(
     config: the config of that run.
     epoch: number of completed epochs.
     pose_vae: state of a pose VAE; its encoder becomes the frozen `pose_encoder` that
-      the original expects in checkpoints of gesture models. None gives untrained
-      weights.
+      the original expects in checkpoints of gesture models, unless `state` has one.
+      None gives untrained weights.
     kept: what the imported checkpoint also had, see `kept.read`.
 
   Returns:
@@ -345,32 +392,26 @@ def from_state(
   kept = kept or {}
   step, opt_states = int(state.step), cast(Any, state.opt_states)
   model = _rows_of(state) | _front_end() | kept_lib.part(kept, kept_lib.CONSTANTS)
-  for name in ("generator", "vae"):
+  for name, network in _NETWORKS.items():
     if name in state.params:
-      model |= _with_counters(_to_original(state, name), step)
-  model |= kept_lib.part(kept, kept_lib.MAPPER)
-  if "generator" in state.params:
-    model |= _with_counters(_pose_encoder(pose_vae), step)
-  if "discriminator" in state.params:
-    model |= _with_counters(_to_original(state, "discriminator"), step)
-  model |= kept_lib.part(kept, kept_lib.DISCRIMINATOR)
+      arrays = names.from_flax(state.network(name), network.table, network.prefix)
+    elif name == "pose_encoder" and "generator" in state.params:
+      arrays = _pose_encoder(pose_vae)
+    else:
+      model |= kept_lib.part(kept, network.prefix)
+      continue
+    model |= _with_counters(arrays, network.passes * step)
   content: dict[str, Any] = {
     "epoch": epoch,
     "step": step,
     "model_state_dict": OrderedDict((_PREFIX + k, v) for k, v in model.items()),
   }
-  for name in opt_states:
-    network = _NETWORKS.get(name)
-    hyperparameters = _hyperparameters(config, name, epoch)
-    adam = _to_torch_adam(opt_states[name][0], network, hyperparameters)
-    content[_optimizer(network) + _SUFFIX] = adam
+  for key, members in _by_optimizer(opt_states).items():
+    adams = {name: opt_states[name][0] for name in members}
+    settings = _hyperparameters(config, members[0], epoch)
+    content[key + _SUFFIX] = _to_torch_adam(adams, settings)
   kept_lib.add_optimizers(content, kept)
   return content
-
-
-def _to_original(state: TrainState, name: str) -> State:
-  network = _NETWORKS[name]
-  return names.from_flax(state.network(name), network.table, network.prefix)
 
 
 def _rows_of(state: TrainState) -> State:
@@ -423,12 +464,13 @@ def _with_counters(arrays: State, step: int) -> State:
   return counted
 
 
-def _to_torch_adam(
-  adam: Any, network: _Network | None, group: dict[str, Any]
-) -> dict[str, Any]:
+def _to_torch_adam(adams: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
   """Inverse of `_to_adam`."""
-  means, squares = (_torch_layout(m, network) for m in (adam.mu, adam.nu))
-  count = int(adam.count)
+  means, squares = (
+    _torch_layout({name: getattr(adam, moment) for name, adam in adams.items()})
+    for moment in ("mu", "nu")
+  )
+  count = int(next(iter(adams.values())).count)
   state = {
     i: {"step": count, "exp_avg": means[name], "exp_avg_sq": squares[name]}
     for i, name in enumerate(means)

@@ -184,6 +184,30 @@ class Method(abc.ABC):
     """
     raise NotImplementedError(f"a {self.title} is not generated frame by frame")
 
+  @property
+  def noise_size(self) -> int | None:
+    """Channels of the noise that `draw_templates` takes; None if it draws none."""
+    return None
+
+  def draw_templates(self, state: TrainState, noise: jax.Array) -> jax.Array:
+    """Templates (B, T, D), one for each frame, from standard normal noise.
+
+    Args:
+      state: the trained state.
+      noise: (B, T, noise_size).
+    """
+    raise NotImplementedError(f"a {self.title} draws no templates")
+
+  def take_encoder(self, state: TrainState, provider: TrainState) -> TrainState:
+    """`state` with the encoder of the run that provides the bank, if training uses it.
+
+    Args:
+      state: before the first step.
+      provider: state of a run whose method has an encoder.
+    """
+    del provider
+    return state
+
   def encode(self, state: TrainState, poses: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and log variance (B, D) of normalised poses; needs `has_encoder`."""
     raise NotImplementedError(f"a {self.title} has no encoder")

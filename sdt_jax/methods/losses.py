@@ -84,11 +84,19 @@ def template_kl(templates: Float[Array, "batch *frames size"]) -> Scalar:
   return jnp.where(degenerate, 0.0, kl)
 
 
+def frame_distance(templates: Float[Array, "batch frames size"]) -> Scalar:
+  """Mean Euclidean distance of the templates of neighbouring frames.
+
+  The gradient of equal neighbours is zero.
+  """
+  return jnp.mean(optax.safe_norm(jnp.diff(templates, axis=1), 0.0, axis=-1))
+
+
 def gaussian_kl(mean: Codes, log_var: Codes) -> Scalar:
   """KL of N(mean, exp(log_var)) from N(0, I), mean over batch and dimensions."""
   return 0.5 * jnp.mean(jnp.exp(log_var) + jnp.square(mean) - 1 - log_var)
 
 
-def least_squares(score: Float[Array, "batch time"], target: float) -> Scalar:
-  """Least-squares GAN loss: mean of (score - target)^2 over clips and time."""
+def least_squares(score: Float[Array, "*scores"], target: float) -> Scalar:
+  """Least-squares GAN loss: mean of (score - target)^2."""
   return jnp.mean(jnp.square(score - target))

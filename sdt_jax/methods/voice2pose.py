@@ -13,14 +13,19 @@ from sdt_jax import audio
 from sdt_jax import keypoints as kp
 from sdt_jax.config import Config
 from sdt_jax.errors import UserError
-from sdt_jax.methods import base, losses, train_state
+from sdt_jax.methods import base, gan, losses, sequence, train_state
 from sdt_jax.methods.base import AXIS, Batch, Condition, Metrics
 from sdt_jax.methods.pose2pose import Pose2Pose
+from sdt_jax.methods.sequence import SequenceModel
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.models import causal
 from sdt_jax.models.causal import CausalGenerator
+from sdt_jax.models.code_mapper import CodeDiscriminator, CodeMapper
 from sdt_jax.models.discriminator import MotionDiscriminator
 from sdt_jax.models.generator import Generator
+from sdt_jax.models.pose_vae import PoseEncoder
+
+_DISCRIMINATORS = ("discriminator", sequence.DISCRIMINATOR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +44,14 @@ class Voice2Pose(base.Method):
     gan_motion: whether the discriminator sees differences of successive poses.
     gan_joints: indices of the joints that the discriminator sees; None for all.
     teacher_weight: weight of the regression to the poses of the teacher, if any.
+    sequence: the sequence model that is trained beside the generator, if any.
   """
 
-  networks: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+  networks: ClassVar[tuple[str, ...]] = (
+    "generator",
+    "discriminator",
+    *sequence.NETWORKS,
+  )
   title: ClassVar[str] = "gesture model"
 
   generator: Generator | CausalGenerator
@@ -54,6 +64,7 @@ class Voice2Pose(base.Method):
   gan_motion: bool = True
   gan_joints: tuple[int, ...] | None = None
   teacher_weight: float = 1.0
+  sequence: SequenceModel | None = None
 
   @classmethod
   def check(cls, config: Config) -> None:
@@ -66,6 +77,11 @@ class Voice2Pose(base.Method):
       raise UserError(
         "config.template.frozen is True, but only templates of kind 'bp' are trained; "
         f"config.template.kind is {config.template.kind!r}"
+      )
+    if config.sequence.train and config.template.kind != "vae":
+      raise UserError(
+        "config.sequence.train is True, but the sequence model needs templates of kind "
+        f"'vae'; config.template.kind is {config.template.kind!r}"
       )
     fields = config.generator
     if fields.causal and fields.norm not in ("bn", "in_star"):
@@ -97,6 +113,8 @@ class Voice2Pose(base.Method):
     optimizers = {
       "generator": adam(weight_decay=config.optimizer.weight_decay),
       "discriminator": adam(config.discriminator.learning_rate_scale),
+      sequence.MAPPER: adam(weight_decay=config.optimizer.weight_decay),
+      sequence.DISCRIMINATOR: adam(),
     }
     if not config.template.frozen:
       optimizers["templates"] = adam(config.template.learning_rate_scale)
@@ -115,6 +133,7 @@ class Voice2Pose(base.Method):
       gan_motion=config.discriminator.input == "motion",
       gan_joints=_joints(config.discriminator.joints),
       teacher_weight=config.loss.teacher_weight,
+      sequence=_sequence(config) if config.sequence.train else None,
       optimizers=optimizers,
       needs_bank=config.template.kind == "vae",
     )
@@ -141,12 +160,15 @@ class Voice2Pose(base.Method):
     shape = self.template_shape
     template = None if shape is None else jnp.zeros((1, *shape))
     keys = jax.random.split(key)
-    networks = {
+    poses = jnp.zeros((1, *base.CLIP_SHAPE))
+    networks: dict[str, Any] = {
       "generator": self.generator.init(keys[0], mel, template, audio.CLIP_FRAMES)
     }
     if self.discriminator:
-      seen = self.seen_by_discriminator(jnp.zeros((1, *base.CLIP_SHAPE)))
+      seen = self.seen_by_discriminator(poses)
       networks["discriminator"] = self.discriminator.init(keys[1], seen, train=True)
+    if self.sequence:
+      networks |= self.sequence.init(jax.random.fold_in(key, 2), poses)
     params = {name: variables["params"] for name, variables in networks.items()}
     stats = {name: v.get("batch_stats", {}) for name, v in networks.items()}
     rows = jnp.zeros((num_clips, *self.clip_template_shape))
@@ -166,30 +188,74 @@ class Voice2Pose(base.Method):
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, Metrics, jax.Array]:
-    """Updates the generator and the templates, in one forward pass.
+    noise = None
+    if self.noise_size:
+      shape = (*batch["poses"].shape[:2], self.noise_size)
+      noise = jax.random.normal(key, shape)
+    return self.update(state, batch, noise)
 
-    The discriminator is updated afterwards, from the poses of the same pass.
+  def update(
+    self, state: TrainState, batch: Batch, noise: jax.Array | None
+  ) -> tuple[TrainState, Metrics, jax.Array]:
+    """Updates generator, templates and sequence model, in one forward pass.
+
+    The discriminators are updated afterwards, from the outputs of the same pass.
+
+    Args:
+      state, batch: see `train_step`.
+      noise: (b, T, noise_size) for the sequence model, standard normal; else None.
     """
-    del key  # nothing is drawn
     trained = {
       name: params
       for name, params in state.params.items()
-      if name in self.optimizers and name != "discriminator"
+      if name in self.optimizers and name not in _DISCRIMINATORS
     }
-    loss_and_grad = jax.grad(_generator_loss, argnums=1, has_aux=True)
-    grads, (metrics, poses, stats) = loss_and_grad(self, trained, state, batch)
+    loss_and_grad = jax.grad(_loss, argnums=1, has_aux=True)
+    grads, (metrics, poses, codes, stats) = loss_and_grad(
+      self, trained, state, batch, noise
+    )
     grads = jax.lax.pmean(grads, AXIS)
     metrics["grad_norm"] = optax.tree.norm(grads)
     new_state = train_state.apply_gradients(state, grads, self.optimizers)
     new_state = new_state.replace(
-      step=state.step + 1, batch_stats=state.batch_stats | {"generator": stats}
+      step=state.step + 1, batch_stats=state.batch_stats | stats
     )
     if self.discriminator:
-      new_state, d_metrics = _update_discriminator(
-        self, new_state, jax.lax.stop_gradient(poses), batch["poses"]
+      new_state, d_metrics = gan.update_discriminator(
+        self.discriminator,
+        "discriminator",
+        new_state,
+        self.optimizers,
+        fake=self.seen_by_discriminator(jax.lax.stop_gradient(poses)),
+        real=self.seen_by_discriminator(batch["poses"]),
+        weight=self.gan_weight,
+      )
+      metrics |= d_metrics
+    if self.sequence:
+      new_state, d_metrics = self.sequence.update_discriminator(
+        new_state, self.optimizers, jax.lax.stop_gradient(codes), batch["poses"]
       )
       metrics |= d_metrics
     return new_state, jax.lax.pmean(metrics, AXIS), poses
+
+  @property
+  def noise_size(self) -> int | None:
+    return self.sequence.mapper.channels if self.sequence else None
+
+  def draw_templates(self, state: TrainState, noise: jax.Array) -> jax.Array:
+    if not self.sequence:
+      return super().draw_templates(state, noise)
+    return self.sequence.draw(state, noise)
+
+  def take_encoder(self, state: TrainState, provider: TrainState) -> TrainState:
+    if not self.sequence:
+      return state
+    vae = provider.network("vae")
+    encoder = {part: arrays.get("encoder", {}) for part, arrays in vae.items()}
+    return state.replace(
+      params=state.params | {sequence.ENCODER: encoder["params"]},
+      batch_stats=state.batch_stats | {sequence.ENCODER: encoder["batch_stats"]},
+    )
 
   def sample(
     self, state: TrainState, condition: Condition, num_frames: int, keys: jax.Array
@@ -232,6 +298,19 @@ def _generator(config: Config) -> Generator | CausalGenerator:
   return Generator(**arguments)
 
 
+def _sequence(config: Config) -> SequenceModel:
+  channels, size = config.generator.channels, config.template.size
+  fields, dtype = config.sequence, base.activation_dtype(config)
+  return SequenceModel(
+    mapper=CodeMapper(channels, size, axis_name=AXIS, dtype=dtype),
+    discriminator=CodeDiscriminator(channels, axis_name=AXIS, dtype=dtype),
+    encoder=PoseEncoder(channels, size, dtype=dtype, norm=config.pose_vae.norm),
+    smoothness_weight=fields.smoothness_weight,
+    kl_weight=fields.kl_weight,
+    gan_weight=fields.gan_weight,
+  )
+
+
 def _joints(names: str) -> tuple[int, ...] | None:
   """Indices of the joints and parts in a comma-separated list; None if it is empty."""
   skeleton, chosen = kp.UPPER_BODY, set()
@@ -245,8 +324,20 @@ def _joints(names: str) -> tuple[int, ...] | None:
   return tuple(sorted(chosen)) or None
 
 
+def _loss(model: Voice2Pose, params, state: TrainState, batch: Batch, noise):
+  """Loss, and (metrics, poses, codes, batch statistics) of the forward pass."""
+  loss, (metrics, poses, stats) = _generator_loss(model, params, state, batch)
+  stats, codes = {"generator": stats}, None
+  if model.sequence:
+    more, (terms, codes, stats[sequence.MAPPER]) = model.sequence.loss(
+      params[sequence.MAPPER], state, noise
+    )
+    loss, metrics = loss + more, metrics | terms
+  return loss, (metrics | {"loss": loss}, poses, codes, stats)
+
+
 def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
-  """Loss, and (metrics, poses, batch statistics) of the forward pass."""
+  """Loss of the generator, and (terms, poses, batch statistics)."""
   bank = params.get("templates", state.templates())  # differentiable where learnt
   templates = None if bank is None else bank[batch["index"]]
   poses, updated = model.generator.apply(
@@ -269,46 +360,7 @@ def _generator_loss(model: Voice2Pose, params, state: TrainState, batch: Batch):
     )
     loss += model.kl_weight * terms["kl"]
   if model.discriminator:
-    score, _ = _discriminate(model, state, state.params["discriminator"], poses)
-    terms["gan"] = losses.least_squares(score, 1.0)
+    seen = model.seen_by_discriminator(poses)
+    terms["gan"] = gan.generator_loss(model.discriminator, "discriminator", state, seen)
     loss += model.gan_weight * terms["gan"]
-  return loss, (terms | {"loss": loss}, poses, updated.get("batch_stats", {}))
-
-
-def _discriminate(model: Voice2Pose, state: TrainState, params, poses: jax.Array):
-  """Scores (b, time) of `poses`, and updated batch statistics."""
-  variables = {"params": params, "batch_stats": state.batch_stats["discriminator"]}
-  assert model.discriminator is not None
-  score, updated = model.discriminator.apply(
-    variables, model.seen_by_discriminator(poses), train=True, mutable=["batch_stats"]
-  )
-  return score, updated["batch_stats"]
-
-
-def _update_discriminator(
-  model: Voice2Pose, state: TrainState, fake: jax.Array, real: jax.Array
-) -> tuple[TrainState, Metrics]:
-  """Trains the discriminator to score `real` 1 and `fake` 0."""
-
-  def loss_fn(params):
-    score_fake, stats = _discriminate(model, state, params, fake)
-    seen_fake = state.replace(batch_stats=state.batch_stats | {"discriminator": stats})
-    score_real, stats = _discriminate(model, seen_fake, params, real)
-    d_gan = losses.least_squares(score_real, 1.0) + losses.least_squares(
-      score_fake, 0.0
-    )
-    metrics = {
-      "d_gan": d_gan,
-      "score_fake": jnp.mean(score_fake),
-      "score_real": jnp.mean(score_real),
-    }
-    return model.gan_weight * d_gan, (metrics, stats)
-
-  grads, (metrics, stats) = jax.grad(loss_fn, has_aux=True)(
-    state.params["discriminator"]
-  )
-  grads = jax.lax.pmean(grads, AXIS)
-  metrics["d_grad_norm"] = optax.tree.norm(grads)
-  state = train_state.apply_gradients(state, {"discriminator": grads}, model.optimizers)
-  stats = state.batch_stats | {"discriminator": stats}
-  return state.replace(batch_stats=stats), metrics
+  return loss, (terms, poses, updated.get("batch_stats", {}))

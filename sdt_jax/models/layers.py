@@ -190,6 +190,30 @@ class ConvBlock(nn.Module):
     return (lengths + 2 * self.padding - self.kernel[-1]) // self.stride + 1
 
 
+class LinearBlock(nn.Module):
+  """Linear layer without bias, batch norm over all but the last axis, ReLU.
+
+  The attributes are those of `ConvBlock`.
+  """
+
+  features: int
+  axis_name: str | None = None
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    linear = nn.Dense(
+      self.features,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=KERNEL_INIT,
+      name="fc",
+    )
+    x = at_least_float32(linear(x))
+    x = nn.relu(BatchNorm(axis_name=self.axis_name, name="norm")(x, train))
+    return x if self.dtype is None else x.astype(self.dtype)
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
   """Casts half precision to float32; leaves float32 and float64 unchanged."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -206,11 +230,7 @@ def down(features: int, **kwargs) -> ConvBlock:
 
 
 class OutputConv(nn.Module):
-  """Last layer of a network: a 1-D convolution with bias, computed in float32.
-
-  The initialisation is PyTorch's default: weight and bias are uniform in
-  +-1 / sqrt(fan in).
-  """
+  """Last layer of a network: a 1-D convolution with bias, computed in float32."""
 
   features: int
   kernel: int
@@ -218,19 +238,25 @@ class OutputConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    bound = (self.kernel * x.shape[-1]) ** -0.5
-
-    def uniform(key, shape, dtype=jnp.float32):
-      return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+    init = pytorch_init(self.kernel * x.shape[-1])
     return nn.Conv(
       self.features,
       (self.kernel,),
       padding=[(self.padding, self.padding)],
-      kernel_init=uniform,
-      bias_init=uniform,
+      kernel_init=init,
+      bias_init=init,
       name="conv",
     )(at_least_float32(x))
+
+
+def pytorch_init(fan_in: int) -> Callable[..., jax.Array]:
+  """PyTorch's default for weight and bias: uniform in +-1 / sqrt(fan in)."""
+  bound = fan_in**-0.5
+
+  def uniform(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return uniform
 
 
 def resize_linear(x: jax.Array, spatial: Sequence[int]) -> jax.Array:

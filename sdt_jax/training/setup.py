@@ -126,6 +126,8 @@ def check(
     ftd_vae = workdir.pose_vae_for_ftd(path, config)
   if bank_run and not resumed and not bank_config:
     _check_encoder(bank_run, "config.template.pose_vae", config.template.size)
+    if config.sequence.train:
+      _check_same_encoder(bank_run, config)
   if resumed and ftd_vae and not ftd_vae.is_dir() and not config.evaluation.pose_vae:
     _log.warning("%s: the pose VAE is no longer there; FTD is left out", ftd_vae)
     ftd_vae = None
@@ -194,6 +196,19 @@ def _check_encoder(path: pathlib.Path, flag: str, size: int | None = None) -> No
       f"{flag}={path}: its templates have {config.template.size} dimensions, expected "
       f"config.template.size, {size}"
     )
+
+
+def _check_same_encoder(path: pathlib.Path, config: Config) -> None:
+  """Raises a UserError unless the step can encode poses with this run's encoder."""
+  theirs = workdir.read_config(path)
+  fields = "generator.channels", "pose_vae.norm", "pose.hierarchical"
+  for name in (*fields, "dataset.statistics"):
+    other, own = (config_lib.get(c, name) for c in (theirs, config))
+    if other != own:
+      raise UserError(
+        f"config.template.pose_vae={path}: was trained with config.{name} {other!r}, "
+        f"here it is {own!r}; config.sequence.train=True needs the same"
+      )
 
 
 def _check_evaluation(
@@ -296,10 +311,11 @@ def _first_state(
     UserError: another run that contributes to it does not fit.
   """
   state = job.init_state()
-  if bank_run:
-    bank = runs.template_bank(bank_run, job.clip_ids)
-    state = state.replace(bank={"mean": bank})
   if pretrained:
     partial = job.config.pretrained_partial
     state = runs.take_weights(state, runs.load(pretrained), partial)
+  if bank_run:
+    bank = runs.template_bank(bank_run, job.clip_ids)
+    state = state.replace(bank={"mean": bank})
+    state = job.method.take_encoder(state, bank_run.state)
   return parallel.replicate(state)
