@@ -26,7 +26,9 @@ def poses_px(performances):
 
 
 def _values(poses_px):
-  return dict(zip(ATTRIBUTES, np.moveaxis(attributes.measure(poses_px), -1, 0)))
+  return dict(
+    zip(ATTRIBUTES, np.moveaxis(attributes.measure(poses_px), -1, 0), strict=True)
+  )
 
 
 @pytest.mark.parametrize(
