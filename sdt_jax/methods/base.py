@@ -212,6 +212,19 @@ class Method(abc.ABC):
     """Mean and log variance (B, D) of normalised poses; needs `has_encoder`."""
     raise NotImplementedError(f"a {self.title} has no encoder")
 
+  def decode(self, state: TrainState, templates: jax.Array) -> jax.Array:
+    """Normalised poses (B, T, dims, joints) of templates; needs `has_encoder`."""
+    raise NotImplementedError(f"a {self.title} has no encoder")
+
+  def template_weights(self, state: TrainState) -> np.ndarray | None:
+    """How the first layer that reads the template changes with it, (outputs, D).
+
+    It is for templates that hold over time, so it sums over the kernel. None without
+    templates.
+    """
+    del state
+    return None
+
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:
   """Random key of a training step, different for each step and each device."""

@@ -5,6 +5,7 @@ from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sdt_jax.config import Config
@@ -135,9 +136,13 @@ class Pose2Pose(base.Method):
     return cast(tuple[jax.Array, jax.Array], codes)
 
   def decode(self, state: TrainState, templates: jax.Array) -> jax.Array:
-    """Normalised poses (B, 64, dims, joints) of templates (B, D)."""
     poses = self.vae.apply(state.network("vae"), templates, method="decode")
     return cast(jax.Array, poses)
+
+  def template_weights(self, state: TrainState) -> np.ndarray:
+    """Of the decoder's first layer."""
+    kernel = state.params["vae"]["decoder"]["d5"]["conv"]["kernel"]
+    return np.asarray(kernel).sum(0).T
 
 
 def _record(bank, index: jax.Array, codes):

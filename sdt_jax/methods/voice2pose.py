@@ -283,6 +283,16 @@ class Voice2Pose(base.Method):
     )
     return cast(jax.Array, poses), updated["past"]
 
+  def template_weights(self, state: TrainState) -> np.ndarray | None:
+    """Of the layer after the audio encoder; templates are its last inputs."""
+    if self.template == "none":
+      return None
+    params = state.params["generator"]
+    causal = self.look_ahead is not None
+    layer = params["entry_0"] if causal else params["unet"]["e0"]["conv"]
+    kernel = np.asarray(layer["kernel"])[:, -self.clip_template_shape[-1] :]
+    return kernel.sum(0).T
+
 
 def _generator(config: Config) -> Generator | CausalGenerator:
   fields = config.generator
