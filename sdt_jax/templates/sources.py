@@ -81,7 +81,7 @@ class Abilities:
     auto: opens a model that chooses templates by the speech, given its folder or "" for
       the default one; the result makes a director, given a seed.
     like: the template (D,) of what FILE shows.
-    medoid: row of the bank that stands for a cluster, given its number.
+    medoid: row of the bank that stands for a cluster, given as "cluster:3".
     offset: what a text such as "energy:-1" adds to a template, (D,).
   """
 
@@ -89,7 +89,7 @@ class Abilities:
   sequence: Callable[[int], Director] | None = None
   auto: Callable[[str], Callable[[int], Director]] | None = None
   like: Callable[[str], np.ndarray] | None = None
-  medoid: Callable[[int], int] | None = None
+  medoid: Callable[[str], int] | None = None
   offset: Callable[[str], np.ndarray] | None = None
 
 
@@ -259,7 +259,7 @@ def _directors(
 
 def _cluster(request: Request) -> list[Chosen]:
   medoid = _need(request.abilities.medoid, f"--template={request.spec}")
-  row = medoid(int(request.spec.removeprefix("cluster:")[:20]))
+  row = medoid(request.spec)
   named = _constant(f"{request.spec} (index {row})", request.bank[row], request)
   return [named] * request.num_samples
 
