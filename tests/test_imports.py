@@ -17,7 +17,7 @@ LAYERS = (
   {"sdt_jax.methods"},
   {"sdt_jax.templates", "sdt_jax.data"},
   {"sdt_jax.training"},
-  {"sdt_jax.synthesis"},
+  {"sdt_jax.synthesis", "sdt_jax.templates.auto"},
   {"sdt_jax.evaluation"},
   {"sdt_jax.exports", "sdt_jax.interop"},
   {"sdt_jax", "configs", "train", "eval", "demo", "data_prep", "benchmarks"},
