@@ -199,6 +199,12 @@ FIELDS: dict[str, Any] = {
       "<workdir>/pose_vae, which is trained first",
       absent="",
     ),
+    "of": Field(
+      "",
+      "template_sequence: workdir of the SDT run whose templates to model; the fields "
+      "of its data set are taken where they have their defaults",
+      absent="",
+    ),
     "size": Field(32, "dimensions of a template", _POSITIVE),
     "frame_wise": Field(False, "kind bp: one template per frame instead of per clip"),
     "kl_weight": Field(

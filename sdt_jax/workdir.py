@@ -6,6 +6,7 @@ clips.txt       the training clips; line i names the clip of template i
 metrics.jsonl   one JSON object for each logged step
 train.log       messages, versions, devices, and a line for each epoch
 pose_vae/       SDT-VAE: the run of the pose VAE that was trained first
+template_sequence/  the run that models the sequence of the templates, if trained
 checkpoints/    Orbax
 videos/         sample videos
 events.*        TensorBoard
@@ -30,7 +31,7 @@ from sdt_jax.errors import UserError
 CONFIG, SPEAKER = "config.json", "speaker.json"
 CLIPS, METRICS, LOG = "clips.txt", "metrics.jsonl", "train.log"
 CHECKPOINTS, VIDEOS, LOCK = "checkpoints", "videos", ".lock"
-POSE_VAE = "pose_vae"
+POSE_VAE, TEMPLATE_SEQUENCE = "pose_vae", "template_sequence"
 
 _log = logging.getLogger(__name__)
 

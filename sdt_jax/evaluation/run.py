@@ -79,6 +79,11 @@ def evaluate_run(path: pathlib.Path, options: Options) -> pathlib.Path:
     UserError: the workdir, the checkpoint, an option or the data is unusable.
   """
   run = runs.load(path, options.step)
+  if run.method.models_templates:
+    raise UserError(
+      f"{path}: is a {run.method.title}, which generates no poses; use python -m "
+      "sdt_jax.evaluation.sequences"
+    )
   pose_vae = _pose_vae(run, options)
   built = setup.build_data(run.config)
   _check_split(options.split, built.sources)

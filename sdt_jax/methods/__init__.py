@@ -5,9 +5,14 @@ from sdt_jax.config import Config
 from sdt_jax.errors import UserError
 from sdt_jax.methods.base import Method
 from sdt_jax.methods.pose2pose import Pose2Pose
+from sdt_jax.methods.template_sequence import TemplateSequence
 from sdt_jax.methods.voice2pose import Voice2Pose
 
-METHODS: dict[str, type[Method]] = {"voice2pose": Voice2Pose, "pose2pose": Pose2Pose}
+METHODS: dict[str, type[Method]] = {
+  "voice2pose": Voice2Pose,
+  "pose2pose": Pose2Pose,
+  "template_sequence": TemplateSequence,
+}
 
 
 def check(config: Config) -> None:
@@ -17,7 +22,15 @@ def check(config: Config) -> None:
     raise UserError(
       f"config.experiment is {config.experiment!r}; expected one of {tuple(METHODS)}"
     )
-  METHODS[config.experiment].check(config)
+  method, of = METHODS[config.experiment], config.template.of
+  if method.models_templates and not of:
+    raise UserError("config.template.of is empty; give the workdir of an SDT run")
+  if of and not method.models_templates:
+    raise UserError(
+      f"config.template.of is {of!r}, but a {method.title} models no templates; leave "
+      "it out"
+    )
+  method.check(config)
 
 
 def build(config: Config, steps_per_epoch: int) -> Method:

@@ -14,7 +14,7 @@ teacher also `teacher` (b, T, dims, joints), its normalised poses for these clip
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -59,6 +59,20 @@ class Condition(NamedTuple):
   lengths: jax.Array | None = None
 
 
+class Clips(NamedTuple):
+  """Where the N training clips come from.
+
+  Attributes:
+    videos: (N,) name of the recording.
+    starts: (N,) first frame in it.
+    sounds: (n, samples) at 16 kHz of a few clips at a time, in order.
+  """
+
+  videos: np.ndarray
+  starts: np.ndarray
+  sounds: Iterable[np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(abc.ABC):
   """The interface of a method.
@@ -69,6 +83,8 @@ class Method(abc.ABC):
     title: what error messages call it, for example "pose VAE".
     has_encoder: whether `encode` maps poses to templates. Such a run gives the features
       for FTD, and its `TrainState.bank` can serve as the templates of another run.
+    models_templates: whether it models the templates of another run,
+      `config.template.of`, and generates no poses.
     optimizers: one for each entry of `TrainState.params` that is trained.
     needs_bank: whether the templates of a run are the bank of another run.
   """
@@ -76,6 +92,7 @@ class Method(abc.ABC):
   networks: ClassVar[tuple[str, ...]]
   title: ClassVar[str]
   has_encoder: ClassVar[bool] = False
+  models_templates: ClassVar[bool] = False
 
   optimizers: dict[str, optax.GradientTransformation]
   needs_bank: bool = False
@@ -84,6 +101,15 @@ class Method(abc.ABC):
   def check(cls, config: Config) -> None:
     """Raises a UserError if fields of the config contradict each other."""
     del config
+
+  @classmethod
+  def completed(cls, config: Config) -> Config:
+    """`config` with the fields that other runs decide.
+
+    Raises:
+      UserError: another run cannot be opened.
+    """
+    return config
 
   @classmethod
   @abc.abstractmethod
@@ -135,10 +161,25 @@ class Method(abc.ABC):
   def init(self, key: jax.Array, num_clips: int) -> TrainState:
     """State before the first step, for `num_clips` training clips."""
 
+  def with_templates(
+    self, state: TrainState, templates: np.ndarray, clips: Clips
+  ) -> TrainState:
+    """The state of `init` with what the method models; needs `models_templates`.
+
+    Args:
+      state: from `init`.
+      templates: (N, D) of the run `config.template.of`.
+      clips: the training clips.
+
+    Raises:
+      UserError: the clips are unsuitable.
+    """
+    raise NotImplementedError(f"a {self.title} models no templates")
+
   @abc.abstractmethod
   def train_step(
     self, state: TrainState, batch: Batch, key: jax.Array
-  ) -> tuple[TrainState, Metrics, jax.Array]:
+  ) -> tuple[TrainState, Metrics, jax.Array | None]:
     """One optimization step on this device's share of a batch.
 
     Args:
@@ -148,7 +189,8 @@ class Method(abc.ABC):
 
     Returns:
       The new state; scalar metrics averaged over devices, among them "loss"; and the
-      normalised poses (b, T, dims, joints) that were compared with those of the batch.
+      normalised poses (b, T, dims, joints) that were compared with those of the batch,
+      None if the method generates no poses.
     """
 
   @abc.abstractmethod

@@ -18,12 +18,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdt_jax import cli
+from sdt_jax import workdir as folders
 from sdt_jax.errors import UserError
 from sdt_jax.programs import resuming
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run; default: output/<date>_<config>_<tag>."
+  "workdir",
+  None,
+  "Folder of the run; default: output/<date>_<config>_<tag>, and for template "
+  "sequences <config.template.of>/template_sequence.",
 )
 _TAG = flags.DEFINE_string("tag", "", "Appended to the name of the default folder.")
 _PRETRAINED = flags.DEFINE_string(
@@ -63,6 +67,8 @@ def main() -> None:
 
   resumed, step = resuming.split_resume(_RESUME.value or "")
   given = resumed or _WORKDIR.value
+  if not given and (of := _CONFIG.value.template.of):
+    given = pathlib.Path(of) / folders.TEMPLATE_SEQUENCE
   if _COORDINATOR.value and not given:
     raise UserError("--coordinator: several processes need a common --workdir")
   processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

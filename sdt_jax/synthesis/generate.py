@@ -53,8 +53,8 @@ def load_speaking(workdir: str | pathlib.Path, step: str) -> runs.Run:
   run = runs.load(workdir, step)
   if "mel" not in run.method.inputs:
     raise UserError(
-      f"{workdir}: is a {run.method.title}, which takes no audio; give the workdir of "
-      "an s2g, sdt_bp or sdt_vae run"
+      f"{workdir}: is a {run.method.title}, which generates no motion from "
+      "audio; give the workdir of an s2g, sdt_bp or sdt_vae run"
     )
   return run
 

@@ -243,6 +243,8 @@ def _map_train_step(job: Job, clips: feed.Feed):
     if job.teacher:
       batch["teacher"] = teacher.poses(job.teacher.method, teacher_state, batch)
     state, metrics, poses = job.method.train_step(state, batch, key)
+    if poses is None:
+      return state, metrics
     scores = job.evaluator.batch_scores(poses, batch["poses"])
     return state, metrics | jax.lax.pmean(scores, base.AXIS)
 

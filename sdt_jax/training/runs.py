@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import numpy as np
 
 from sdt_jax import methods, pose, speakers, workdir
 from sdt_jax.config import Config
@@ -119,6 +120,28 @@ def template_bank(pose_vae: Run, clip_ids: list[str]) -> jax.Array:
       f"on the same data ({e})"
     ) from e
   return pose_vae.state.bank["mean"]
+
+
+def templates_of(path: str, clip_ids: list[str]) -> np.ndarray:
+  """The templates (N, D) of the run `config.template.of`, one for each training clip.
+
+  Raises:
+    UserError: the run has none, or was trained on other clips.
+  """
+  flag = f"config.template.of={path}"
+  try:
+    run = load(path)
+    workdir.check_clips(run.path, clip_ids)
+  except UserError as e:
+    raise UserError(f"{flag}: {e}") from e
+  bank = run.method.bank(run.state)
+  if bank is None or bank.ndim != 2 or len(bank) != len(clip_ids):
+    shape = "none" if bank is None else f"an array of shape {bank.shape}"
+    raise UserError(
+      f"{flag}: expected a template for each of {len(clip_ids)} training clips, found "
+      f"{shape}; give the workdir of an sdt_bp or sdt_vae run"
+    )
+  return bank
 
 
 def take_weights(state: TrainState, pretrained: Run, partial: bool) -> TrainState:

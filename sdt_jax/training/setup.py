@@ -6,16 +6,20 @@ import logging
 import pathlib
 
 import jax
+import numpy as np
 
 from sdt_jax import config as config_lib
 from sdt_jax import methods, speakers, workdir
 from sdt_jax.config import Config
 from sdt_jax.data import pipeline
 from sdt_jax.errors import UserError
+from sdt_jax.methods import base
 from sdt_jax.methods.base import Method
 from sdt_jax.methods.train_state import TrainState
 from sdt_jax.training import checkpoints, parallel, processes, runs, teacher
 from sdt_jax.training.hooks import Evaluator, MakeEvaluator
+
+_SOUNDS_AT_ONCE = 64
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ def check(
   """
   config = config.copy_and_resolve_references()
   methods.check(config)
+  config = methods.METHODS[config.experiment].completed(config)
   config.dataset.update(pipeline.resolve(config.dataset))
   if config.debug.nans:
     jax.config.update("jax_debug_nans", True)
@@ -302,6 +307,23 @@ def build_data(config: Config) -> pipeline.Built:
   return pipeline.build(**config.dataset)
 
 
+def _clips(job: Job) -> base.Clips:
+  """Where the training clips come from.
+
+  Raises:
+    UserError: the data set does not say.
+  """
+  clips = job.train.source.clips
+  if (clips["start"] < 0).any() or (clips["video"] == b"").any():
+    raise UserError(
+      f"{job.method.title}: the data set {job.config.dataset.name} does not say which "
+      "recording its clips are from and where they start; use one that does"
+    )
+  parts = np.array_split(np.arange(len(clips)), -(-len(clips) // _SOUNDS_AT_ONCE))
+  sounds = (job.train.read(rows)["audio"] for rows in parts)
+  return base.Clips(clips["video"], clips["start"], sounds)
+
+
 def _first_state(
   job: Job, bank_run: runs.Run | None, pretrained: str | None
 ) -> TrainState:
@@ -311,6 +333,9 @@ def _first_state(
     UserError: another run that contributes to it does not fit.
   """
   state = job.init_state()
+  if of := job.config.template.of:
+    templates = runs.templates_of(of, job.clip_ids)
+    state = job.method.with_templates(state, templates, _clips(job))
   if pretrained:
     partial = job.config.pretrained_partial
     state = runs.take_weights(state, runs.load(pretrained), partial)
