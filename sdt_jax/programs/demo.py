@@ -6,6 +6,11 @@
       [--outputs=mp4,npz,png] [--size=1280x720] [--scale=FLOAT] \
       [--export=openpose,pose2img,csv]
 
+    python demo.py --workdir=POSE_VAE --directions=FILE.npz --output_dir=DIR
+
+The second decodes directions in the space of templates by the pose VAE alone, without
+sound, to film strips.
+
 For each sound: <stem>.mp4, <stem>.npz with the poses and the template, <stem>.png with
 a film strip; with several renderings also <stem>_overview.mp4 and .png, which show all.
 
@@ -21,10 +26,12 @@ from typing import Any, cast
 from absl import flags
 
 from sdt_jax import cli
+from sdt_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_AUDIO = flags.DEFINE_string(
-  "audio", None, "Sound file, .txt list of them, or folder.", required=True
+_AUDIO = flags.DEFINE_string("audio", None, "Sound file, .txt list of them, or folder.")
+_DIRECTIONS = flags.DEFINE_string(
+  "directions", None, "With the workdir of a pose VAE: file of directions to decode."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Output folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "Checkpoint: latest, best or a number.")
@@ -61,9 +68,26 @@ _EXPORT = flags.DEFINE_string(
 
 
 def main() -> None:
+  if _AUDIO.value is not None and _DIRECTIONS.value is None:
+    written = _render(_AUDIO.value)
+  elif _DIRECTIONS.value is not None and _AUDIO.value is None:
+    written = _decode(_DIRECTIONS.value)
+  else:
+    raise UserError("--audio, --directions: give one of them")
+  for path in written:
+    print(f"written: {path}")
+
+
+def _decode(file: str) -> list[pathlib.Path]:
+  from sdt_jax.templates import directions
+
+  return directions.decode(_WORKDIR.value, file, _OUTPUT_DIR.value, _STEP.value)
+
+
+def _render(audio: str) -> list[pathlib.Path]:
   from sdt_jax import audio_file
 
-  sounds = audio_file.find_audio_files(_AUDIO.value)
+  sounds = audio_file.find_audio_files(audio)
 
   import sdt_jax
   from sdt_jax import exports
@@ -73,7 +97,7 @@ def main() -> None:
   outputs, size = demo.parse_outputs(_OUTPUTS.value), demo.parse_size(_SIZE.value)
   demo.check_scale(_SCALE.value)
   model = sdt_jax.load(_WORKDIR.value, _STEP.value, _SPEAKER.value)
-  written = demo.render_files(
+  return demo.render_files(
     model,
     sounds,
     pathlib.Path(_OUTPUT_DIR.value),
@@ -87,8 +111,6 @@ def main() -> None:
     scale=_SCALE.value,
     export=functools.partial(exports.export, kinds),
   )
-  for path in written:
-    print(f"written: {path}")
 
 
 def run() -> None:
