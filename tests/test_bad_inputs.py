@@ -381,6 +381,25 @@ DEMO_CASES = [
     "template=0:99": "--template=0:99", "template=best": "--template=best",
     f"template={LONG}": "--template=999",
     "template=none.npz": "none.npz: no such file",
+    "template=none.json": "none.json: cannot be read",
+    "template=like:none.mp4@3": "like:none.mp4@3: no such file",
+    "template=like:talk.wav": "like:talk.wav ... no picture",
+    "template=cluster:1": "template_map.json: no such file ... templates.map",
+    "template=sequence": "--template=sequence: this model has no code mapper",
+    "template=auto": "template_sequence does not exist; train it",
+    "template=auto:vae": "--template=auto:vae: vae is a pose VAE",
+    "direction=energy:1": "directions.npz: no such file ... templates.directions",
+    "directions=d.npz": "--audio, --directions: give one of them",
+  }),
+  *each("--workdir=vae --output_dir=out --", {
+    "directions=none.npz": "--directions=none.npz: no such file",
+    "directions=talk.wav": "--directions=talk.wav: not a readable npz"}),
+  *spoilt(f"{DEMO} --template=t.json", {
+    "t.json: is not JSON": [holds("t.json", "{")],
+    't.json: keyframe 0: "at" is 1': [
+      holds("t.json", '{"version":1,"keyframes":[{"at":1}]}')],
+    "index 99 is outside": [
+      holds("t.json", '{"version":1,"keyframes":[{"at":0,"template":99}]}')],
   }),
   *spoilt(DEMO, {
     "talk.wav": [holds("talk.wav", ""), holds("talk.wav", "To be or not to be\n" * 99),

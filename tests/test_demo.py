@@ -15,6 +15,7 @@ from sdt_jax import audio, exports, pose, speakers
 from sdt_jax.errors import UserError
 from sdt_jax.synthesis import demo, video
 from sdt_jax.templates import sources
+from sdt_jax.templates.director import BLOCK, Director
 
 
 class StillModel:
@@ -32,8 +33,9 @@ class StillModel:
     poses_px = []
     for sound, code in zip(sounds, codes, strict=True):
       frames = np.repeat(mean[None], audio.num_frames(len(sound)), axis=0)
-      frames *= 1 + 0.1 * code[0]
-      frames[:, 0, 0] = code[0]
+      first = np.ravel(code)[0]
+      frames *= 1 + 0.1 * first
+      frames[:, 0, 0] = first
       poses_px.append(frames)
     return poses_px
 
@@ -174,6 +176,37 @@ def test_every_rendering_is_that_of_its_sound_and_template(tmp_path):
     assert len(poses_px) == audio.num_frames(int(s * 16_000))
     assert (poses_px[:, 0, 0] == arrays["condition_code"][0, 0]).all()
     np.testing.assert_array_equal(arrays["condition_code"][0], StillModel.bank[2 * i])
+
+
+class Counting(Director):
+  """Templates whose first number is that of the frame."""
+
+  def __init__(self):
+    self._frame = 0
+
+  def next(self, heard, coming):
+    frames = np.arange(self._frame, self._frame + BLOCK, dtype=np.float32)
+    self._frame += BLOCK
+    return np.stack([frames, -frames], axis=1)
+
+
+def test_templates_over_time_are_chosen_for_each_sound_and_saved(tmp_path):
+  model = StillModel()
+  model.abilities = sources.Abilities(sequence=lambda seed: Counting())
+  sounds = [_sound(tmp_path / f"{name}.wav", s) for name, s in (("a", 6), ("b", 0.5))]
+  written = demo.render_files(
+    model,
+    sounds,
+    tmp_path / "out",
+    template="sequence",
+    num_samples=2,
+    outputs=["npz", "png"],
+  )
+  assert all(path.is_file() for path in written)
+  for name, frames in (("a", 90), ("b", 8)):
+    code = np.load(tmp_path / "out" / f"{name}_1.npz")["condition_code"]
+    assert code.shape == (1, frames, 2)
+    np.testing.assert_array_equal(code[0, :, 0], np.arange(frames))
 
 
 def test_starting_a_demo_imports_nothing_that_it_can_do_without():

@@ -148,8 +148,13 @@ def render_files(
         recording = path if path in recordings else None
         writer.write_overview(overviews[path], renderings, titles, wave, recording)
         progress.update()
+  # The first output of a rendering; overviews are never npz.
   ending = next(kind for kind in OUTPUTS if kind in outputs)
-  return [_with_ending(stem, ending) for stem in shown]
+  of_overviews = "png" if ending == "npz" else ending
+  return [
+    _with_ending(stem, of_overviews if stem in overviews.values() else ending)
+    for stem in shown
+  ]
 
 
 def _generate(
