@@ -57,7 +57,7 @@ def test_means_of_both_hands_are_means(poses_px):
 
 def test_the_scale_of_the_pose_does_not_matter(poses_px):
   np.testing.assert_allclose(
-    attributes.measure(1.7 * poses_px), attributes.measure(poses_px), atol=1e-6
+    attributes.measure(1.7 * poses_px), attributes.measure(poses_px), atol=1e-4
   )
 
 

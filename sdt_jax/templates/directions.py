@@ -145,13 +145,10 @@ def read(path: str | pathlib.Path) -> Directions:
     )
   arrays = files.read_arrays(file, "names", "vectors", "v", "v_sd", "step")
   names, vectors, v, v_sd, step = arrays.values()
-  fits = names.dtype.kind == "U" and names.ndim == 1 and step.dtype.kind in "iu"
-  fits = (
-    fits and step.ndim == 0 and all(a.dtype.kind == "f" for a in (vectors, v, v_sd))
-  )
-  if fits:
-    shapes = {(len(names), len(v_sd)): vectors.shape, (len(v_sd),) * 2: v.shape}
-    fits = v_sd.ndim == 1 and all(ours == other for ours, other in shapes.items())
+  count, size = names.size, v_sd.size
+  shapes = [(count,), (count, size), (size, size), (size,), ()]
+  kinds = "".join(array.dtype.kind for array in arrays.values())
+  fits = kinds == "Ufffi" and [a.shape for a in arrays.values()] == shapes
   if not fits or not all(np.isfinite(a).all() for a in (vectors, v, v_sd)):
     raise UserError(
       f"{file}: not a file of directions; write it again with: python -m "
