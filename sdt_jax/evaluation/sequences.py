@@ -297,27 +297,27 @@ def score_densities(
   """How likely the true templates of the held-out transitions are.
 
   Returns:
-    Policy -> "nll", nats per dimension; "nll over auto", the difference; and "rank",
-    the share of other held-out templates that the context favours more than the true
-    one: their likelihood rises more over that under "random rows". All with intervals
-    over recordings. And policy -> ranks (n,).
+    Policy -> "nll", nats per dimension; "nll over auto", the difference;
+    "information", by how many nats per template the context raises the likelihood of
+    the true one over the average context; and "rank", the share of other held-out
+    templates whose likelihood it raises more. All with intervals over recordings. And
+    policy -> ranks (n,).
   """
   rows = data.transitions
   [others] = np.nonzero(data.bank["held_out"])
   position = np.searchsorted(others, rows)
   scores: dict[str, dict[str, np.ndarray]] = {}
-  unconditional = chosen["random rows"].density
-  assert unconditional is not None
-  anything = unconditional(rows[:1], data.templates[others])
   for name, policy in chosen.items():
     assert policy.density is not None
     densities = policy.density(rows, data.templates[others])
     each = np.arange(len(rows))
-    gain = densities - anything
+    average = jax.nn.logsumexp(densities, axis=0) - np.log(len(rows))
+    gain = densities - np.asarray(average)
     above = gain - gain[each, position][:, None]
     more_likely = np.where(above, above > 0, 0.5).sum(1) - 0.5  # without itself
     scores[name] = {
       "nll": -densities[each, position] / data.method.size,
+      "information": gain[each, position],
       "rank": more_likely / (len(others) - 1),
     }
   for name in scores:

@@ -87,7 +87,7 @@ class TemplateSequence(nn.Module):
     )
     query = nn.Dense(self.width // 4, kernel_init=_SMALL, name="query")(h)
     keys = nn.leaky_relu(nn.Dense(self.width, name="key_hidden")(candidates), _SLOPE)
-    keys = nn.Dense(self.width // 4, name="key")(keys)
+    keys = nn.Dense(self.width // 4, use_bias=False, name="key")(keys)
     fits = keys @ query / math.sqrt(self.width // 4)
     among = jax.nn.log_softmax(jnp.where(allowed, fits, -1e9))
     free_or_bank = jax.nn.log_softmax(nn.Dense(2, name="free_or_bank")(h))
