@@ -37,9 +37,8 @@ VERSION = 1  # of the JSON file
 METHODS = ("pca", "tsne", "umap")
 
 _MAX_CLUSTERS = 40
-_RESTARTS, _ITERATIONS = 8, 100
+_RESTARTS = 8
 _MAP_INCHES, _BOTTOM_INCHES = 7.0, 0.1
-_MEDOID_ROWS = 1024  # of a cluster that are compared with its other rows at a time
 
 
 class Clusters(NamedTuple):
@@ -112,10 +111,10 @@ def cluster(bank: np.ndarray, count: int, seed: int) -> Clusters:
     count: number of clusters; fewer if the bank has fewer different rows.
     seed: of the starts.
   """
-  rng = np.random.default_rng(seed)
+  from sklearn.cluster import KMeans  # slow to import
+
   count = min(count, len(np.unique(bank, axis=0)))
-  found = [_k_means(bank, count, rng) for _ in range(_RESTARTS)]
-  labels = min(found, key=lambda pair: pair[1])[0]
+  labels = KMeans(count, n_init=_RESTARTS, random_state=seed).fit_predict(bank)
   names, counts = np.unique(labels, return_counts=True)
   order = np.argsort(-counts, kind="stable")
   rank = np.empty(names.max() + 1, int)
@@ -125,39 +124,13 @@ def cluster(bank: np.ndarray, count: int, seed: int) -> Clusters:
   return Clusters(labels, np.array(medoids))
 
 
-def _k_means(
-  bank: np.ndarray, count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, float]:
-  """Labels (N,) of one start (k-means++), and the sum of squared distances."""
-  centres = bank[rng.integers(len(bank), size=1)]
-  while len(centres) < count:
-    nearest = _distances(bank, centres).min(1)
-    row = rng.choice(len(bank), p=nearest / nearest.sum())
-    centres = np.concatenate([centres, bank[row : row + 1]])
-  for _ in range(_ITERATIONS):
-    labels = _distances(bank, centres).argmin(1)
-    sums = np.zeros_like(centres)
-    np.add.at(sums, labels, bank)
-    counts = np.bincount(labels, minlength=count)[:, None]
-    moved = np.where(counts > 0, sums / np.maximum(counts, 1), centres)
-    if np.array_equal(moved, centres):
-      break
-    centres = moved
-  distances = _distances(bank, centres)
-  return distances.argmin(1), float(distances.min(1).sum())
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """(n, m) squared distances between the rows of two arrays."""
-  squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
-  return np.maximum(squares - 2 * a @ b.T, 0)
-
-
 def _medoid(bank: np.ndarray, rows: np.ndarray) -> int:
   """The row with the smallest mean distance to the others."""
-  parts = np.array_split(rows, -(-len(rows) // _MEDOID_ROWS))
-  sums = [np.sqrt(_distances(bank[part], bank[rows])).sum(1) for part in parts]
-  return int(rows[np.concatenate(sums).argmin()])
+  from sklearn.metrics import pairwise_distances_chunked
+
+  members = bank[rows]
+  parts = pairwise_distances_chunked(members, reduce_func=lambda part, _: part.sum(1))
+  return int(rows[np.concatenate(list(parts)).argmin()])
 
 
 def project(bank: np.ndarray, method: str, seed: int) -> np.ndarray:
@@ -169,7 +142,7 @@ def project(bank: np.ndarray, method: str, seed: int) -> np.ndarray:
   if method == "pca":
     return samples.principal_components(bank)[0]
   if method == "tsne":
-    from sklearn import manifold  # slow to import; librosa requires scikit-learn
+    from sklearn import manifold
 
     perplexity = min(30.0, (len(bank) - 1) / 3)
     tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed)
