@@ -203,9 +203,8 @@ def test_two_devices_equal_one():
 def run(tmp_path_factory) -> pathlib.Path:
   """An SDT-BP run with its model of template sequences."""
   folder = tmp_path_factory.mktemp("auto")
-  fields = {"dataset.num_train_clips": 120, "dataset.num_dev_clips": 0}
+  fields = {"dataset.num_train_clips": 120, "evaluation.every_epochs": 0}
   config = tiny.config(folder / "data", num_epochs=1, **fields)
-  config.evaluation.every_epochs = 0
   tiny.train(config, folder / "bp")
   tiny.train(_sequence_of(folder / "bp"), _folder(folder / "bp"))
   return folder / "bp"

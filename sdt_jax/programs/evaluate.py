@@ -1,7 +1,7 @@
 """Scores a trained run on a split of its data.
 
     python eval.py --workdir=DIR [--step=latest|best|N] [--split=dev] \
-      [--pose_vae=DIR] [--template=random|normal|encoder|INDEX|...] [--num_samples=N] \
+      [--pose_vae=DIR] [--template=TEMPLATE] [--num_samples=N] \
       [--seed=N] [--save_videos=N] [--save_npz] [--long=SECONDS]
 
 Prints a table that compares the model with reference motions, and writes
@@ -24,7 +24,7 @@ _POSE_VAE = flags.DEFINE_string("pose_vae", None, "Workdir of a pose VAE for FTD
 _TEMPLATE = flags.DEFINE_string(
   "template",
   "random",
-  "random, normal, encoder (of the truth), INDEX, INDEX:INDEX or FILE.npz.",
+  "As for demo.py (docs/templates.md); encoder: the pose VAE's codes of the truth.",
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
   "num_samples", 1, "Renderings of each clip; all are scored."
