@@ -16,6 +16,7 @@ from sdt_jax import config as config_lib
 from sdt_jax.errors import UserError
 from sdt_jax.evaluation import run as evaluation
 from sdt_jax.evaluation import sequences
+from sdt_jax.interop import convert
 from sdt_jax.methods import base, template_sequence
 from sdt_jax.methods.base import Clips
 from sdt_jax.methods.template_sequence import TemplateSequence
@@ -311,6 +312,12 @@ def test_programs_that_need_poses_refuse(run):
     UserError, match="model of template sequences, which generates no"
   ):
     sdt_jax.load(_folder(run))
+
+
+def test_it_is_not_exported_to_the_original(run, tmp_path):
+  with pytest.raises(UserError, match="which the original does not have; give the"):
+    convert.export_checkpoint(_folder(run), tmp_path / "x.pth")
+  assert not (tmp_path / "x.pth").exists()
 
 
 def test_the_judgement_compares_with_every_baseline(run, capsys):

@@ -245,6 +245,11 @@ def export_checkpoint(
     UserError: a workdir or the checkpoint is unusable, or the file cannot be written.
   """
   run = runs.load(path, step)
+  if run.method.models_templates:
+    raise UserError(
+      f"{path}: is a {run.method.title}, which the original does not have; give the "
+      "workdir of a gesture model or a pose VAE"
+    )
   if run.method.look_ahead is not None:
     raise UserError(
       f"{path}: is a causal model, which the original does not have; "
