@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from sdt_jax import cli
+from sdt_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Number of dev clips.", lower_bound=1)
@@ -25,6 +26,8 @@ def main() -> None:
 
   run = generate.load_speaking(_WORKDIR.value, "latest")
   model = generate.GestureModel(run, run.speaker)
+  if model.bank is None:
+    raise UserError(f"--workdir={_WORKDIR.value}: this model has no templates")
   split = pipeline.Split(setup.build_data(run.config).sources["dev"], run.table)
   rows = pipeline.spread_rows(len(split), _NUM_CLIPS.value)
   truth_px = split.poses_px(rows)
@@ -38,7 +41,7 @@ def main() -> None:
       poses_px = model.generate_many([sound], [code])[0]
       return float(np.linalg.norm(poses_px - truth, axis=1).mean())
 
-    shown = like.Shown(np.asarray(batch["poses"][i]), sound)
+    shown = like.Shown(truth_px[i] / run.table.scale_factor, sound)
     code = like.encode(encoder, shown) if encoder else like.optimise(run, shown)
     drawn = [distance(model.choose_template("random", seed)) for seed in range(_RANDOM)]
     for name, error in (

@@ -12,6 +12,7 @@ from absl import flags
 
 from sdt_jax import audio, cli
 from sdt_jax import keypoints as kp
+from sdt_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 
@@ -22,12 +23,15 @@ _OVER_S = (1 / audio.FPS, 0.25, 0.5, 1.0, 2.0)
 
 def main() -> None:
   import sdt_jax
-  from sdt_jax import audio_file, quickstart
+  from sdt_jax import audio_file
   from sdt_jax.evaluation import long
   from sdt_jax.templates import keyframes
 
   model = sdt_jax.load(_WORKDIR.value)
-  speech = audio_file.load_audio(quickstart.SPEECH)
+  count = _SECONDS // _EVERY_S
+  if model.bank is None or len(model.bank) < count:
+    raise UserError(f"--workdir={_WORKDIR.value}: needs at least {count} templates")
+  speech = audio_file.load_audio(audio_file.SAMPLE_SPEECH)
   sound = np.resize(speech, _SECONDS * audio.SAMPLE_RATE)
   parts = kp.UPPER_BODY.parts
   hands = [
@@ -36,7 +40,6 @@ def main() -> None:
     for joint in parts[part]
   ]
   rng = np.random.default_rng(0)
-  count = _SECONDS // _EVERY_S
   rows = [int(r) for r in rng.choice(len(model.bank), count, replace=False)]
 
   def changes(template, order: int) -> np.ndarray:

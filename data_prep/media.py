@@ -140,10 +140,10 @@ def pictures(
   with _opened(path) as container:
     stream = _video_stream(container, path)
     step = 1 / float(stream.average_rate or 25)
-    last = since and since - 1e-6
+    last = None if since is None else since - 1e-6
     if since is not None:
       with contextlib.suppress(FFmpegError):  # not all can seek; then all is decoded
-        container.seek(max(0, int(since * av.time_base)))
+        container.seek(max(0, int(min(since, 1e9) * av.time_base)))
     for frame in audio_file.decoded_frames(container, stream):
       time = frame.time
       if time is None:

@@ -23,6 +23,9 @@ from av.stream import Disposition
 from sdt_jax import audio as audio_lib
 from sdt_jax.errors import UserError
 
+SAMPLE_SPEECH = pathlib.Path(__file__).parent / "assets" / "sample_speech.flac"
+"""Twelve seconds of speech."""
+
 SUFFIXES = (
   *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif"),
   *(".webm", ".mp4", ".mov", ".mkv"),

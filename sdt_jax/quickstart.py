@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 
-SPEECH = pathlib.Path(__file__).parent / "assets" / "sample_speech.flac"
+from sdt_jax import audio_file
+
 _WORKDIR = pathlib.Path("output/quickstart")
 _MODULES = {"train.py": "train", "eval.py": "evaluate", "demo.py": "demo"}
 
@@ -27,7 +28,7 @@ def commands(workdir: pathlib.Path) -> list[tuple[str, ...]]:
       "Render a speech sample with four templates",
       "demo.py",
       run,
-      f"--audio={os.path.relpath(SPEECH)}",
+      f"--audio={os.path.relpath(audio_file.SAMPLE_SPEECH)}",
       f"--output_dir={workdir / 'demo'}",
       "--num_samples=4",
     ),

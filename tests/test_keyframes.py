@@ -170,6 +170,24 @@ def test_directors_can_be_moved():
   np.testing.assert_allclose(moved.next(None, None)[5], BANK[2] + [1, 0, 0, 0])
 
 
+def test_changes_may_end_where_the_next_one_begins():
+  for tenths in range(1, 60):
+    entries = [
+      {"at": round(0.1 * tenths * i, 1), "template": i, "over": round(0.1 * tenths, 1)}
+      for i in range(8)
+    ]
+    keyframes.parse(_content(*entries))
+
+
+def test_numbers_of_numpy_are_numbers():
+  entries = [
+    {"at": np.float64(0), "template": np.int64(3)},
+    {"at": np.float32(1), "template": BANK[5]},
+  ]
+  rows = _rows(entries, 3)
+  np.testing.assert_array_equal(rows[[0, -1]], BANK[[3, 5]])
+
+
 FIRST = {"at": 0, "template": 1}
 
 
@@ -190,6 +208,7 @@ FIRST = {"at": 0, "template": 1}
     (_content(FIRST, {"at": -1}), '"at" is -1; give 0 or more seconds'),
     (_content(FIRST, {"at": float("nan")}), '"at" is nan; give a number'),
     (_content(FIRST, {"at": True}), '"at" is True; give a number'),
+    (_content(FIRST, {"at": 10**400}), "; give a number"),
     (_content(FIRST, {"at": 1, "over": 0}), '"over" is 0; give the seconds'),
     (_content(FIRST, {"at": 1, "ease": "fast"}), "\"ease\" is 'fast'; give smooth or"),
     (_content(FIRST, {"at": 1, "ease": ["smooth"]}), '"ease" is'),
@@ -222,6 +241,7 @@ def test_wrong_timelines_are_refused_by_keyframe_and_key(content, complaint):
 def test_templates_that_the_model_lacks_are_refused(entry, complaint):
   with pytest.raises(UserError) as e:
     _director([FIRST, {"at": 1} | entry])
+  assert str(e.value).startswith("timeline: keyframe 1 at 1 s: ")
   assert complaint in str(e.value)
 
 

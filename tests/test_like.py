@@ -1,5 +1,6 @@
 """`--template=like:FILE`: the template of poses that one has seen."""
 
+import dataclasses
 import functools
 import sys
 import types
@@ -36,7 +37,9 @@ def vae(tmp_path_factory):
   _save(folder / "pose_vae", experiment="pose2pose")
   fields = {"template.kind": "vae", "template.pose_vae": str(folder / "pose_vae")}
   _save(folder / "run", **fields)
-  return runs.load(folder / "run")
+  run, pose_vae = (runs.load(folder / name) for name in ("run", "pose_vae"))
+  bank = {"mean": pose_vae.state.bank["mean"]}
+  return dataclasses.replace(run, state=run.state.replace(bank=bank))
 
 
 def _clip(run, folder, name="clip.npz", seed=2, **changes):
@@ -108,8 +111,7 @@ def test_a_learnt_template_is_optimised_to_generate_the_clip(bp, monkeypatch):
   make = functools.partial(model.generate, SOUND, audio.SAMPLE_RATE)
   target = model.bank.mean(0) + model.bank.std(0) * [1, -1, 1, -1]
   truth_px = make(template=target.astype(np.float32))
-  norm = np.asarray(pose.from_final(truth_px, bp.table), np.float32)
-  code = like.optimise(bp, like.Shown(norm, SOUND))
+  code = like.optimise(bp, like.Shown(truth_px / bp.table.scale_factor, SOUND))
   assert code.dtype == np.float32
 
   def distance(template):
@@ -154,6 +156,26 @@ def test_other_files_are_refused(vae, tmp_path):
   np.savez(tmp_path / "shape.npz", poses_pred_batch=np.zeros((1, 64, 2, 5)))
   with pytest.raises(UserError, match=r"has shape \(1, 64, 2, 5\)"):
     like.find(vae, str(tmp_path / "shape.npz"))
+
+
+def test_the_pose_vae_must_be_that_of_the_templates(vae, tmp_path):
+  path, _ = _clip(vae, tmp_path / vae.speaker.name)
+  other = vae.state.replace(bank={"mean": vae.state.bank["mean"] + 1})
+  with pytest.raises(
+    UserError, match="has been trained on since it gave the templates"
+  ):
+    like.find(dataclasses.replace(vae, state=other), str(path))
+
+
+def test_moments_are_refused_where_there_are_none(vae, tmp_path):
+  path, _ = _clip(vae, tmp_path / vae.speaker.name)
+  with pytest.raises(UserError, match="a clip has no moments; leave out @5"):
+    like.find(vae, f"{path}@5")
+  for count in (0, 2):
+    many = tmp_path / f"{count}.npz"
+    np.savez(many, poses_pred_batch=np.zeros((count, 64, 2, 121), np.float32))
+    with pytest.raises(UserError, match=rf"has shape \({count}, 64, 2, 121\)"):
+      like.find(vae, str(many))
 
 
 def test_templates_by_frame_have_no_like(tmp_path):

@@ -332,3 +332,13 @@ def test_an_hour_streams_in_constant_memory(schedule):
   assert frames + len(stream.finish()) == 3600 * audio.FPS
   assert max(peaks[1:]) < 1.1 * peaks[1]
   assert max(peaks) < 30e6
+
+
+def test_a_window_gets_its_part_of_the_templates_of_a_stretch():
+  rows = np.arange(3 * long.FRAMES * 2, dtype=np.float32).reshape(-1, 2)
+  for window in range(3):
+    part = long._part(rows, window)
+    np.testing.assert_array_equal(part, rows[window * long.FRAMES :][: long.FRAMES])
+  assert long._part(rows[0], 2) is not None
+  np.testing.assert_array_equal(long._part(rows[0], 2), rows[0])
+  assert long._part(None, 2) is None

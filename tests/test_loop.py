@@ -391,6 +391,7 @@ def test_sdt_vae_goes_on_in_both_phases(train, with_pose_vae, tmp_path):
   _assert_same_run(path / workdir.POSE_VAE, with_pose_vae / workdir.POSE_VAE)
 
 
+@pytest.mark.slow
 def test_a_sequence_model_has_the_encoder_of_its_templates(
   train, with_pose_vae, tmp_path
 ):

@@ -214,7 +214,7 @@ def test_closed_form_directions_are_of_the_layer_that_reads_the_template(trained
 
 
 def test_runs_without_a_template_for_each_clip_are_refused(trained, monkeypatch):
-  with pytest.raises(UserError, match="takes no audio"):
+  with pytest.raises(UserError, match="generates no motion from audio"):
     directions.find(trained.folder / "vae")
   for bank, complaint in (
     (None, "has no templates"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+import sdt_jax
 from sdt_jax import workdir
 from sdt_jax.errors import UserError
 from sdt_jax.templates import map as template_map
@@ -95,28 +96,31 @@ def test_a_run_gets_a_picture_and_a_file_for_other_programs(path):
 
 def test_a_cluster_stands_for_its_medoid(path):
   report = json.loads((path / template_map.REPORT).read_text())
-  medoids = template_map.read_clusters(path, 20)
+  bank = sdt_jax.load(path).bank
+  medoids = template_map.read_clusters(path, bank)
   assert medoids == [entry["medoid"] for entry in report["clusters"]]
-  assert template_map.medoid(path, "cluster:1", 20) == medoids[1]
+  assert template_map.medoid(path, "cluster:1", bank) == medoids[1]
   for spec in ("cluster:3", "cluster:-1", "cluster:", "cluster:x"):
     with pytest.raises(UserError, match=f"{spec}: unknown .* cluster:0 to cluster:2"):
-      template_map.medoid(path, spec, 20)
+      template_map.medoid(path, spec, bank)
+  with pytest.raises(UserError, match="is not of this bank of 20 templates"):
+    template_map.medoid(path, "cluster:1", bank + 1)
 
 
 @pytest.mark.parametrize(
   ("content", "complaint"),
   [
     *((None, "no such file"), ("{", "not a map"), ("[]", "not a map")),
-    *(('{"clusters": 3}', "not a map"), ('{"clusters": []}', "not of this bank")),
-    ('{"clusters": [{"medoid": 20}]}', "not of this bank of 20"),
-    ('{"clusters": [{"medoid": "1"}]}', "not of this bank"),
+    *(('{"clusters": 3}', "not a map"), ('{"clusters": []}', "not a map")),
+    ('{"bank": "b", "clusters": [{"medoid": 20}]}', "not of this bank of 20"),
+    ('{"bank": "b", "clusters": [{"medoid": "1"}]}', "not of this bank"),
   ],
 )
 def test_missing_and_damaged_maps_are_one_line(tmp_path, content, complaint):
   if content:
     (tmp_path / template_map.REPORT).write_text(content)
   with pytest.raises(UserError, match=complaint) as e:
-    template_map.medoid(tmp_path, "cluster:0", 20)
+    template_map.medoid(tmp_path, "cluster:0", np.zeros((20, 4)))
   assert "python -m sdt_jax.templates.map --workdir=" in str(e.value)
   assert "\n" not in str(e.value)
 

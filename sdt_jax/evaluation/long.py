@@ -212,7 +212,10 @@ def score(
   alone = [
     np.stack(
       model.generate_many(
-        windows_sound, [c for c in codes for _ in range(copies)], seed, "whole"
+        windows_sound,
+        [_part(c, i) for c in codes for i in range(copies)],
+        seed,
+        "whole",
       )
     )
     for codes in renderings
@@ -228,6 +231,13 @@ def score(
     {name: seam_ratios(joined[name], WHOLE_SOUND) for name in ("windowed", "truth")},
     drift_by_minute(lip_sync, joined),
   )
+
+
+def _part(code: np.ndarray | None, window: int) -> np.ndarray | None:
+  """The template of a window: for templates (T, D) of the whole stretch, its frames."""
+  if code is None or code.ndim == 1:
+    return code
+  return code[window * FRAMES :][:FRAMES]
 
 
 def lip_error(poses_px: np.ndarray, truth_px: np.ndarray) -> float:

@@ -39,8 +39,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Data set, sizes, budg
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "output/report", "Folder to write to.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs per row.", lower_bound=1)
 
-_SPEECH = pathlib.Path(__file__).parents[1] / "assets" / "sample_speech.flac"
-
 
 _LENGTHS = (1, 2, 4, 8, 14)  # of long sounds, in clips
 
@@ -329,7 +327,7 @@ def _probe_text(base: Config, ladder: list[Result]) -> str:
 
 def _draw_strips(ladder: list[Result], path: pathlib.Path) -> None:
   """The bundled speech sample, rendered by each row, with two templates if it can."""
-  sound, rate = audio_file.read_audio(_SPEECH)
+  sound, rate = audio_file.read_audio(audio_file.SAMPLE_SPEECH)
   poses, labels = [], []
   for row in LADDER:
     model = generate.load(_first_runs(ladder)[row.name].path)

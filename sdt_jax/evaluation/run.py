@@ -235,8 +235,8 @@ def _score_long(
   seconds, dropped = num_frames / audio.FPS, stretches.dropped / audio.FPS
   print(
     f"\nlong sounds: {count} x {seconds:.1f} s of neighbouring clips ({dropped:.1f} s "
-    f"left out), one template each, scored by windows of {audio.CLIP_FRAMES} frames; "
-    "clips: these windows generated one by one"
+    f"left out), each with its own template, scored by windows of {audio.CLIP_FRAMES} "
+    "frames; clips: these windows generated one by one"
   )
   print(table(scored.scores))
   print(long.tables(scored))

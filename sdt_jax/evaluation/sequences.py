@@ -47,18 +47,6 @@ from sdt_jax.templates.director import BLOCK, Director
 from sdt_jax.training import runs, setup
 from sdt_jax.training.runs import Run
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the model of template sequences.", required=True
-)
-_POSE_VAE = flags.DEFINE_string(
-  "pose_vae", None, "Workdir of a pose VAE for FTD; default: that of the templates."
-)
-_SECONDS = flags.DEFINE_float("seconds", 60, "Length of the generated motion.")
-_NUM_SAMPLES = flags.DEFINE_integer(
-  "num_samples", 4, "Renderings of each sound.", lower_bound=1
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed for what is drawn.", lower_bound=0)
-
 _MOST_ROWS = 2048  # training transitions that the widths are fitted to
 _FIT_STEPS = 150
 _CLUSTERS = 32
@@ -361,7 +349,7 @@ def stretches(data: Data, split: Split, seconds: float) -> Stretches:
   """The held-out recordings in pieces of at most this length."""
   chains = _chains(data)
   longest = max(map(len, chains))
-  blocks = min(longest, int(seconds * audio.FPS) // BLOCK)
+  blocks = int(min(longest, seconds * audio.FPS // BLOCK)) if seconds > 0 else 0
   if blocks < 2:
     raise UserError(
       f"--seconds={seconds:g}: give at least {2 * BLOCK / audio.FPS:.1f}, for two clips"
@@ -545,7 +533,10 @@ def judge(
       "configs/template_sequence.py"
     )
   data = Data.of(run.method, run.state)
-  of = runs.load(run.config.template.of)
+  try:
+    of = runs.load(run.config.template.of)
+  except UserError as e:
+    raise UserError(f"config.template.of of {path}: {e}") from e
   bank = of.method.bank(of.state)
   if bank is None or not np.array_equal(bank, run.state.bank["mean"]):
     raise UserError(f"{of.path}: has changed since {path} was trained; train it again")
@@ -634,15 +625,24 @@ def _plot(
 
 
 def main() -> None:
-  path = judge(
-    pathlib.Path(_WORKDIR.value),
-    _POSE_VAE.value,
-    _SECONDS.value,
-    _NUM_SAMPLES.value,
-    _SEED.value,
+  given: Any = flags.FLAGS.flag_values_dict()
+  options = (given[n] for n in ("pose_vae", "seconds", "num_samples", "seed"))
+  print(f"written: {judge(pathlib.Path(given['workdir']), *options)}")
+
+
+def run() -> None:
+  """Parses the flags and runs the program."""
+  flags.DEFINE_string(
+    "workdir", None, "Folder of the model of template sequences.", required=True
   )
-  print(f"written: {path}")
+  flags.DEFINE_string(
+    "pose_vae", None, "Workdir of a pose VAE for FTD; default: that of the templates."
+  )
+  flags.DEFINE_float("seconds", 60, "Length of the generated motion.")
+  flags.DEFINE_integer("num_samples", 4, "Renderings of each sound.", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "Seed for what is drawn.", lower_bound=0)
+  cli.run(main)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  run()

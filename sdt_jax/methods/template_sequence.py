@@ -71,6 +71,11 @@ class TemplateSequence(base.Method):
           f"config.{name} is {value!r}, but a {cls.title} generates no poses; give "
           f"{type(value)()!r}"
         )
+    if config.template.kind != "none":
+      raise UserError(
+        f"config.template.kind is {config.template.kind!r}, but the templates are "
+        "those of config.template.of; give 'none'"
+      )
 
   @classmethod
   def completed(cls, config: Config) -> Config:
@@ -133,7 +138,10 @@ class TemplateSequence(base.Method):
     held_out = _held_out(recording, self.seed)
     used = (recording >= 0) & ~held_out
     previous = predecessors(recording, clips.starts, NUM_PREVIOUS)
-    if len(np.unique(recording[used])) < 2 or not (previous[held_out, 0] >= 0).any():
+    follows = previous[:, 0] >= 0
+    if len(np.unique(recording[used])) < 2 or not (
+      follows[held_out].any() and follows[used].any()
+    ):
       raise UserError(
         f"the {len(recording)} training clips are too few for a {self.title}, which "
         "needs clips that follow one another, some of them held out; give more or "
@@ -270,7 +278,8 @@ class TemplateSequence(base.Method):
     component = jax.random.categorical(key, mixture.log_weights)
     noise = jax.random.normal(jax.random.fold_in(key, 1), (self.size,))
     free = mixture.mean + jnp.exp(mixture.log_sd) * noise
-    nearest = jnp.argmin(jnp.sum(jnp.square(centres - free), axis=-1))
+    distance = jnp.sum(jnp.square(centres - free), axis=-1)
+    nearest = jnp.argmin(jnp.where(allowed, distance, jnp.inf))
     chosen = jnp.where(component == 0, nearest, component - 1)
     return state.bank["mean"][candidates][chosen]
 

@@ -9,7 +9,7 @@
     python demo.py --workdir=POSE_VAE --directions=FILE.npz --output_dir=DIR
 
 The second decodes directions in the space of templates by the pose VAE alone, without
-sound, to film strips.
+sound, to film strips; of the other flags it reads --step.
 
 For each sound: <stem>.mp4, <stem>.npz with the poses and the template, <stem>.png with
 a film strip; with several renderings also <stem>_overview.mp4 and .png, which show all.

@@ -18,7 +18,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdt_jax import cli
-from sdt_jax import workdir as folders
 from sdt_jax.errors import UserError
 from sdt_jax.programs import resuming
 
@@ -61,6 +60,7 @@ def main() -> None:
     )
 
   # Imported late: flags are checked before JAX starts.
+  from sdt_jax import workdir as folders
   from sdt_jax.evaluation.evaluator import Evaluator
   from sdt_jax.synthesis.samples import Gallery
   from sdt_jax.training import loop, processes

@@ -189,6 +189,8 @@ class GestureModel:
     if isinstance(template, np.ndarray | jax.Array):
       return sources.check_array(np.asarray(template), self.bank)
     if isinstance(template, Director):
+      if self.bank is None:
+        raise UserError("template: this model has no templates; leave it out")
       return template
     [chosen] = sources.choose(
       keyframes.parse(template) if isinstance(template, Mapping) else str(template),

@@ -59,7 +59,8 @@ class Stream(abc.ABC):
   def set_template(self, template: np.ndarray, num_frames: int = 15) -> None:
     """Changes to a template (D,), over some frames from the end of the sound so far.
 
-    The change has no jump in speed. A director chooses no more templates.
+    From a template that stays, the change has no jump in speed. A director chooses no
+    more templates.
 
     Raises:
       UserError: the model has no templates, this is not one, or there are no frames.

@@ -22,7 +22,7 @@ def of(run: Run, encode: Callable[[], np.ndarray] | None = None) -> Abilities:
   return Abilities(
     encode=encode,
     sequence=_sequence(run),
-    auto=functools.partial(_auto, run),
+    auto=functools.cache(functools.partial(_auto, run)),
     like=functools.partial(_like, run),
     medoid=functools.partial(_medoid, run),
     offset=functools.partial(_offset, run),
@@ -56,7 +56,7 @@ def _like(run: Run, what: str) -> np.ndarray:
 def _medoid(run: Run, spec: str) -> int:
   from sdt_jax.templates import map as template_map
 
-  return template_map.medoid(run.path, spec, len(_bank(run, f"--template={spec}")))
+  return template_map.medoid(run.path, spec, _bank(run, f"--template={spec}"))
 
 
 def _offset(run: Run, spec: str) -> np.ndarray:

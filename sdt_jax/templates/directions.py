@@ -47,7 +47,6 @@ from sdt_jax.training import runs, setup
 ARRAYS, REPORT, PICTURE = "directions.npz", "directions.json", "directions.png"
 VERSION = 1  # of the JSON file
 
-_SPEECH = pathlib.Path(__file__).parents[1] / "assets" / "sample_speech.flac"
 _CLOSED_FORM = "sefa"  # prefix of names; semantic factorisation
 _AMOUNTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 _LARGEST_AMOUNT = 100.0
@@ -217,7 +216,13 @@ def _codes_in(file: pathlib.Path, mean: np.ndarray) -> tuple[list[str], np.ndarr
   arrays = files.read_arrays(file)
   if {"names", "vectors"} <= arrays.keys():
     vectors = _rows(file, "vectors", len(mean))
-    for name, vector in zip(ATTRIBUTES, vectors, strict=False):
+    names = arrays["names"].tolist()
+    if len(names) != len(vectors) or not set(names) <= set(ATTRIBUTES):
+      raise UserError(
+        f"--directions={file}: 'names' are not {len(vectors)} of the directions "
+        f"{', '.join(ATTRIBUTES)}"
+      )
+    for name, vector in zip(names, vectors, strict=True):
       labels += [f"{name}{amount:+d}" for amount in (-2, 2)]
       codes.append(mean + np.array([[-2], [2]]) * vector)
   return labels, np.concatenate(codes).astype(np.float32)
@@ -408,14 +413,14 @@ def choose_sounds(
   dev = splits.get("dev")
   if dev and audio is None:
     return list(dev.read(pipeline.spread_rows(len(dev), _SOUNDS))["audio"])
-  sound = audio_file.load_audio(audio or _SPEECH)
+  sound = audio_file.load_audio(audio or audio_file.SAMPLE_SPEECH)
   length = audio_lib.num_samples(audio_lib.CLIP_FRAMES)
   starts = range(0, max(len(sound) - length, 0) + 1, length)
   return [sound[start : start + length] for start in starts][:_SOUNDS]
 
 
 def _source(splits: dict[str, pipeline.Split]) -> str:
-  return "dev split" if splits.get("dev") else _SPEECH.name
+  return "dev split" if splits.get("dev") else audio_file.SAMPLE_SPEECH.name
 
 
 def measure_clips(run: runs.Run, splits: dict[str, pipeline.Split]) -> Clips | None:

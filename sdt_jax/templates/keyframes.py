@@ -21,7 +21,7 @@ ease       course of the change: "smooth", without a jump in speed (default); or
 
 import itertools
 import json
-import math
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ def parse(content: Any, name: str = "timeline") -> list[Keyframe]:
     _check_keys(entry, {"at", "template", "direction", "over", "ease"}, where)
     keyframes.append(_keyframe(entry, keyframes, where))
   for number, (keyframe, after) in enumerate(itertools.pairwise(keyframes)):
-    if keyframe.at + keyframe.over > after.at:
+    if keyframe.at + keyframe.over > after.at + 1e-6:  # of rounded decimals
       raise UserError(
         f"{name}: keyframe {number}: its change ends at {keyframe.at + keyframe.over:g}"
         f' s, after the next keyframe at {after.at:g} s; give a shorter "over"'
@@ -168,11 +168,11 @@ def _keyframe(
 def _template(value: Any, where: str) -> str | np.ndarray | None:
   if value is None:
     return None
-  if type(value) is int:
+  if isinstance(value, numbers.Integral) and not isinstance(value, bool):
     return str(value)
   if isinstance(value, str) and not value.endswith(".json"):
     return value
-  if isinstance(value, list) and value:
+  if isinstance(value, list | np.ndarray) and len(value):
     return np.array([_finite(x, where) for x in value], np.float32)
   raise UserError(
     f"{where} is {value!r:.40}; give a row, what --template accepts except a timeline, "
@@ -181,16 +181,16 @@ def _template(value: Any, where: str) -> str | np.ndarray | None:
 
 
 def _number(value: Any, where: str) -> float:
-  if _finite(value, where) < 0:
+  if (seconds := _finite(value, where)) < 0:
     raise UserError(f"{where} is {value!r:.40}; give 0 or more seconds")
-  return float(value)
+  return seconds
 
 
 def _finite(value: Any, where: str) -> float:
-  is_number = type(value) in (int, float) and abs(value) < 1e9  # also catches NaN
-  if not is_number or not math.isfinite(value):
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if not is_number or not -1e9 < value < 1e9:  # pyright: ignore
     raise UserError(f"{where} is {value!r:.40}; give a number")
-  return value
+  return float(value)
 
 
 def _check_keys(entry: Any, known: set[str], where: str) -> None:

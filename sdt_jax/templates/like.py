@@ -5,7 +5,7 @@
 
 A model with templates from a pose VAE takes the VAE's code of these poses. For learnt
 templates, the one is optimised with which the model generates these poses from their
-sound.
+sound; files of demo.py and eval.py have no sound, for them from silence.
 """
 
 import importlib
@@ -44,11 +44,11 @@ class Shown(NamedTuple):
   """What a template is to be like.
 
   Attributes:
-    poses_norm: (64, dims, joints) normalised as for the model.
+    poses_px: (64, dims, joints) global poses in the size of the speaker's statistics.
     sound: (samples,) of these frames at 16 kHz; silence if it is not known.
   """
 
-  poses_norm: np.ndarray
+  poses_px: np.ndarray
   sound: np.ndarray
 
 
@@ -68,18 +68,25 @@ def find(run: Run, what: str) -> np.ndarray:
   path = workdir.pose_vae_of_templates(run.path, run.config)
   if path is None:
     return optimise(run, shown)
-  return encode(runs.load_encoder(path, "config.template.pose_vae"), shown)
+  pose_vae = runs.load_encoder(path, "config.template.pose_vae")
+  if not np.array_equal(pose_vae.state.bank["mean"], run.state.bank["mean"]):
+    raise UserError(
+      f"--template=like:{what}: {path} has been trained on since it gave the templates "
+      f"of {run.path}; restore it"
+    )
+  return encode(pose_vae, shown)
 
 
 def encode(pose_vae: Run, shown: Shown) -> np.ndarray:
   """The template (D,) of these poses, by the pose VAE that the model was trained on."""
-  mean, _ = pose_vae.method.encode(pose_vae.state, jnp.asarray(shown.poses_norm)[None])
+  poses_norm = pose.from_global(shown.poses_px, pose_vae.table)
+  mean, _ = pose_vae.method.encode(pose_vae.state, jnp.asarray(poses_norm)[None])
   return np.asarray(mean[0], np.float32)
 
 
 def read(run: Run, what: str) -> Shown:
   """The poses and the sound in FILE[@SECONDS]."""
-  match = re.fullmatch(r"(?s:(.+?))(?:@(\d+(?:\.\d*)?))?", what)
+  match = re.fullmatch(r"(?s:(.+?))(?:@(\d{1,6}(?:\.\d{0,6})?))?", what)
   assert match  # `what` is not empty
   path, seconds = pathlib.Path(match[1]), float(match[2] or 0)
   if not path.is_file():
@@ -89,16 +96,18 @@ def read(run: Run, what: str) -> Shown:
       keypoints, sound = _moment(path, seconds)
       # Data preparation scales every video to the common size of final poses.
       poses_px = pose.from_openpose(keypoints)
-      return _shown(pose.from_final(poses_px, run.table), sound)
+      return _shown(poses_px / run.table.scale_factor, sound)
     if "pose" in files.array_names(path):
+      if match[2]:
+        raise UserError("a clip has no moments; leave out @" + match[2])
       return _clip(run, path)
     return _rendering(run, path, seconds)
   except UserError as e:
     raise UserError(f"--template=like:{what}: {e}") from e
 
 
-def _shown(poses_norm: np.ndarray, sound: np.ndarray) -> Shown:
-  return Shown(np.asarray(poses_norm, np.float32), audio.fit_to_frames(sound, FRAMES))
+def _shown(poses_px: np.ndarray, sound: np.ndarray) -> Shown:
+  return Shown(np.asarray(poses_px, np.float32), audio.fit_to_frames(sound, FRAMES))
 
 
 def _clip(run: Run, path: pathlib.Path) -> Shown:
@@ -113,14 +122,15 @@ def _clip(run: Run, path: pathlib.Path) -> Shown:
   if not clip.detected.all():
     missing = kp.UPPER_BODY.names[int(np.argmin(clip.detected.all(0)))]
     raise UserError(f"{missing} was not found in all frames; give another clip")
-  return _shown(pose.from_global(clip.poses_px, run.table), clip.audio)
+  return _shown(clip.poses_px, clip.audio)
 
 
 def _rendering(run: Run, path: pathlib.Path, seconds: float) -> Shown:
   """Poses written by demo.py or eval.py; their sound is not in the file."""
   poses_px = files.read_arrays(path, "poses_pred_batch")["poses_pred_batch"]
   shape = kp.UPPER_BODY.shape
-  if poses_px.ndim != 4 or poses_px.shape[2:] != shape or poses_px.dtype.kind != "f":
+  fits = poses_px.shape[:1] == (1,) and poses_px.shape[2:] == shape
+  if not fits or poses_px.dtype.kind != "f":
     raise UserError(
       f"'poses_pred_batch' has shape {poses_px.shape} and type {poses_px.dtype}, "
       f"expected floats (1, frames, {shape[0]}, {shape[1]})"
@@ -133,7 +143,7 @@ def _rendering(run: Run, path: pathlib.Path, seconds: float) -> Shown:
       f"{seconds:g} s on; give an earlier moment"
     )
   silence = np.zeros(audio.num_samples(FRAMES), np.float32)
-  return _shown(pose.from_final(poses_px, run.table), silence)
+  return _shown(poses_px / run.table.scale_factor, silence)
 
 
 def _moment(path: pathlib.Path, seconds: float) -> tuple[np.ndarray, np.ndarray]:
@@ -150,12 +160,13 @@ def optimise(run: Run, shown: Shown) -> np.ndarray:
   """
   bank = np.asarray(run.method.bank(run.state))
   mean, std = bank.mean(0), bank.std(0) + 1e-6
+  truth = pose.from_global(shown.poses_px, run.table)
 
   def loss_fn(code: jax.Array, state: TrainState) -> jax.Array:
     batch = {"audio": jnp.asarray(shown.sound)[None], "template": code[None]}
     poses = motion.sample(run.method, state, batch)[0]
     prior = jnp.mean(jnp.square((code - mean) / std))
-    return jnp.mean(jnp.abs(poses - shown.poses_norm)) + _PRIOR * prior
+    return jnp.mean(jnp.abs(poses - truth)) + _PRIOR * prior
 
   loss_of, loss_and_grad = jax.jit(loss_fn), jax.jit(jax.value_and_grad(loss_fn))
   rows = np.random.default_rng(0).permutation(len(bank))[:_STARTS]

@@ -14,6 +14,7 @@ is number 0. The medoid of a cluster is the row of the bank with the smallest me
 distance to the others; `--template=cluster:3` of demo.py is the medoid of cluster 3.
 """
 
+import hashlib
 import json
 import pathlib
 import re
@@ -53,12 +54,12 @@ class Clusters(NamedTuple):
   medoids: np.ndarray
 
 
-def read_clusters(path: str | pathlib.Path, bank_size: int) -> list[int]:
+def read_clusters(path: str | pathlib.Path, bank: np.ndarray) -> list[int]:
   """The medoids of the clusters of a run: rows of its bank, by number of the cluster.
 
   Args:
     path: the workdir.
-    bank_size: number of templates in the bank.
+    bank: the templates (N, D) of the checkpoint at hand.
 
   Raises:
     UserError: the map has not been made yet, or is of another bank.
@@ -66,34 +67,39 @@ def read_clusters(path: str | pathlib.Path, bank_size: int) -> list[int]:
   file = pathlib.Path(path) / REPORT
   again = f"python -m sdt_jax.templates.map --workdir={path}"
   try:
-    medoids = [c["medoid"] for c in json.loads(file.read_text())["clusters"]]
+    report = json.loads(file.read_text())
+    medoids, mapped = [c["medoid"] for c in report["clusters"]], report["bank"]
   except FileNotFoundError:
     raise UserError(f"{file}: no such file; write it with: {again}") from None
   except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
     raise UserError(
       f"{file}: not a map of templates ({type(e).__name__}); write it again: {again}"
     ) from e
-  if not medoids or not all(
-    type(row) is int and 0 <= row < bank_size for row in medoids
-  ):
+  fits = all(type(row) is int and 0 <= row < len(bank) for row in medoids)
+  if not medoids or not fits or mapped != _digest(bank):
     raise UserError(
-      f"{file}: is not of this bank of {bank_size} templates; write it again with: "
+      f"{file}: is not of this bank of {len(bank)} templates; write it again with: "
       f"{again}"
     )
   return medoids
 
 
-def medoid(path: str | pathlib.Path, spec: str, bank_size: int) -> int:
+def _digest(bank: np.ndarray) -> str:
+  """Changes if the templates do."""
+  return hashlib.sha256(bank.astype("<f4").tobytes()).hexdigest()[:12]
+
+
+def medoid(path: str | pathlib.Path, spec: str, bank: np.ndarray) -> int:
   """The row of the bank that "cluster:3" stands for.
 
   Args:
-    path, bank_size: see `read_clusters`.
+    path, bank: see `read_clusters`.
     spec: value of `--template`.
 
   Raises:
     UserError: there is no such cluster, or no map.
   """
-  medoids = read_clusters(path, bank_size)
+  medoids = read_clusters(path, bank)
   match = re.fullmatch(r"cluster:(\d{1,9})", spec)
   if not match or int(match[1]) >= len(medoids):
     raise UserError(
@@ -114,7 +120,8 @@ def cluster(bank: np.ndarray, count: int, seed: int) -> Clusters:
   from sklearn.cluster import KMeans  # slow to import
 
   count = min(count, len(np.unique(bank, axis=0)))
-  labels = KMeans(count, n_init=_RESTARTS, random_state=seed).fit_predict(bank)
+  found = KMeans(count, n_init=_RESTARTS, random_state=seed)  # pyright: ignore
+  labels = found.fit_predict(bank)
   names, counts = np.unique(labels, return_counts=True)
   order = np.argsort(-counts, kind="stable")
   rank = np.empty(names.max() + 1, int)
@@ -204,7 +211,7 @@ def draw(
   motions = model.generate_many([sound] * len(codes), codes)
   clips = directions.measure_clips(run, splits)
   report = _report(run.step, method, seed, points, found, clips)
-  report["clip_ids"] = workdir.read_clips(path)
+  report["clip_ids"], report["bank"] = workdir.read_clips(path), _digest(bank)
   workdir.write_text(path / REPORT, json.dumps(report, indent=1) + "\n")
   _draw(path / PICTURE, run.path.name, report, points, found, motions)
   return report

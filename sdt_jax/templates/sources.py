@@ -141,7 +141,8 @@ def choose(
     raise UserError(f"--num_samples={num_samples}: give at least 1")
   if bank is None:
     if spec != "random":
-      raise UserError(f"--template={spec}: this model has no templates; leave it out")
+      given = spec if isinstance(spec, str) else "<timeline>"
+      raise UserError(f"--template={given}: this model has no templates; leave it out")
     if direction:
       raise UserError(
         f"--direction={direction}: this model has no templates; leave it out"
@@ -237,18 +238,30 @@ def _follow(timeline: Sequence[keyframes.Keyframe], request: Request) -> list[Ch
   keyed: list[list[Chosen]] = []  # of each keyframe, for each rendering
   still: list[Chosen] = []  # of the last one without its direction
   for number, keyframe in enumerate(timeline):
-    if isinstance(keyframe.template, np.ndarray):
-      code = check_array(keyframe.template, request.bank)
-      still = [_constant("numbers", code, request)] * request.num_samples
-    elif keyframe.template is not None:
+    try:
       # Two keyframes with "random" draw different rows.
       seed = _seed(request.seed, number) if number else request.seed
-      still = _choose(request._replace(spec=keyframe.template, seed=seed))
-    keyed.append([_moved(one, keyframe.direction, request.abilities) for one in still])
+      still = _of_keyframe(keyframe, still, request._replace(seed=seed))
+      moved = [_moved(one, keyframe.direction, request.abilities) for one in still]
+    except UserError as e:
+      raise UserError(f"timeline: keyframe {number} at {keyframe.at:g} s: {e}") from e
+    keyed.append(moved)
   return [
     Chosen("timeline", None, functools.partial(_directors, timeline, chosen))
     for chosen in zip(*keyed, strict=True)
   ]
+
+
+def _of_keyframe(
+  keyframe: keyframes.Keyframe, before: list[Chosen], request: Request
+) -> list[Chosen]:
+  """The templates of a keyframe without its direction."""
+  if keyframe.template is None:
+    return before
+  if isinstance(keyframe.template, np.ndarray):
+    code = check_array(keyframe.template, request.bank)
+    return [_constant("numbers", code, request)] * request.num_samples
+  return _choose(request._replace(spec=keyframe.template))
 
 
 def _directors(
@@ -315,7 +328,7 @@ def _choose(request: Request) -> list[Chosen]:
 def _need(ability: T | None, flag: str) -> T:
   """What only a trained run has; the validations of a training lack it."""
   if ability is None:
-    raise UserError(f"{flag}: needs a trained run; give it to demo.py or eval.py")
+    raise UserError(f"{flag}: needs a trained run; give it to demo.py")
   return ability
 
 
