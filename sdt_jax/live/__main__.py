@@ -72,6 +72,7 @@ def main() -> None:
     )
     print(f"ready: {_url(listener)} (end with Ctrl-C)", flush=True)
     server.web_server(app).run([listener])
+    raise KeyboardInterrupt  # only Ctrl-C ends it; asyncio may swallow the exception
 
 
 def _url(listener: socket.socket) -> str:
