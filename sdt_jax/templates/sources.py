@@ -150,7 +150,7 @@ def choose(
     return [None] * num_samples
   request = Request(str(spec), bank, num_samples, num_clips, seed, abilities)
   chosen = _choose(request) if isinstance(spec, str) else _follow(spec, request)
-  return [_moved(one, direction, abilities) for one in chosen]
+  return list(_moved(chosen, direction, abilities))
 
 
 def check_array(code: np.ndarray, bank: np.ndarray | None) -> np.ndarray:
@@ -242,7 +242,7 @@ def _follow(timeline: Sequence[keyframes.Keyframe], request: Request) -> list[Ch
       # Two keyframes with "random" draw different rows.
       seed = _seed(request.seed, number) if number else request.seed
       still = _of_keyframe(keyframe, still, request._replace(seed=seed))
-      moved = [_moved(one, keyframe.direction, request.abilities) for one in still]
+      moved = _moved(still, keyframe.direction, request.abilities)
     except UserError as e:
       raise UserError(f"timeline: keyframe {number} at {keyframe.at:g} s: {e}") from e
     keyed.append(moved)
@@ -332,14 +332,18 @@ def _need(ability: T | None, flag: str) -> T:
   return ability
 
 
-def _moved(chosen: Chosen, direction: str, abilities: Abilities) -> Chosen:
+def _moved(chosen: list[Chosen], direction: str, abilities: Abilities) -> list[Chosen]:
   if not direction:
     return chosen
   offset = _need(abilities.offset, f"--direction={direction}")(direction)
-  name = f"{chosen.name}, {direction}"
-  if chosen.codes is not None:
-    return Chosen(name, (chosen.codes + offset).astype(np.float32))
-  return Chosen(name, None, lambda clip: Moved(chosen.director(clip), offset))
+
+  def moved(one: Chosen) -> Chosen:
+    name = f"{one.name}, {direction}"
+    if one.codes is not None:
+      return Chosen(name, (one.codes + offset).astype(np.float32))
+    return Chosen(name, None, lambda clip: Moved(one.director(clip), offset))
+
+  return [moved(one) for one in chosen]
 
 
 def _directed(
